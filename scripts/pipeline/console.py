@@ -1,0 +1,60 @@
+"""What commands say while they work: a progress bar on a terminal, plain lines in a log."""
+
+import os
+import sys
+import time
+
+from tqdm import tqdm
+
+
+class Progress:
+    """Counts `total` units of work, e.g. bytes. `with Progress(...) as bar: bar.update(n)`."""
+
+    def __init__(self, total: int, text: str, unit: str = "B"):
+        self.total, self.text, self.unit = total, text, unit
+        self.done, self.said_at = 0, time.monotonic()
+        self.bar = tqdm(total=total, desc=text, unit=unit, unit_scale=unit == "B", disable=not sys.stderr.isatty())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.bar.close()
+
+    def update(self, units: int):
+        self.done += units
+        self.bar.update(units)
+        now = time.monotonic()
+        if self.bar.disable and (now - self.said_at > 10 or self.done == self.total):
+            self.said_at = now
+            count = f"{tqdm.format_sizeof(self.done)}B" if self.unit == "B" else f"{self.done:,}{self.unit}"
+            say(f"{self.text}: {100 * self.done // max(self.total, 1)} % ({count})")
+
+
+def say(text: str):
+    """A line on standard error, above a progress bar if there is one."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def run(main) -> None:
+    """Runs a command's `main` and ends the program with what it returns; Ctrl-C ends it without a traceback."""
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        say("stopped; run the same command again to go on")
+        code = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of a stream that was read can abort the interpreter's own end (apache/arrow#45214)
+
+
+def table(header: tuple, rows: list) -> str:
+    """Rows as columns of plain text; numbers are set to the right, with thousands separators."""
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    right = [any(isinstance(row[i], int) for row in rows) for i in range(len(header))]
+    lines = [
+        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right)).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])

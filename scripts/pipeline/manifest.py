@@ -1,0 +1,78 @@
+"""manifest.json of a built folder: its files with their digests and input keys, its sources, the versions used.
+
+{"builder": "hyper-kvasir", "schema": 1, "complete": true,
+ "configs": {config: {split: {"files": glob, "rows": n}}},
+ "sources": {part: {"file", "bytes", "sha256", "content", "directory"}},
+ "versions": {package: version},
+ "files": {path: {"rows", "bytes", "data_bytes", "sha256", "key", "content"}}}
+
+`key` is of all that the bytes of a file depend on, `content` of its rows alone.
+"""
+
+import fnmatch
+import json
+import os
+from importlib.metadata import version
+
+from hyper_kvasir import CONFIGS, VIEWS
+
+FILE = "manifest.json"
+BUILDER = "hyper-kvasir"
+
+
+def make_manifest(configs: list[str], sources: dict, files: dict, complete: bool, schema: int) -> dict:
+    """The manifest of a folder of `files` that serves `configs`. Nothing in it depends on time, machine or workers."""
+    return {
+        "builder": BUILDER,
+        "schema": schema,
+        "complete": complete,
+        "configs": {config: views_of(config, files) for config in CONFIGS if config in configs},
+        "sources": dict(sorted(sources.items())),
+        "versions": {package: version(package) for package in ("datasets", "numpy", "pillow", "pyarrow")},
+        "files": dict(sorted(files.items())),
+    }
+
+
+def views_of(config: str, files: dict) -> dict:
+    """The splits of a config that have files: {split: {"files": glob, "rows": n}}."""
+    splits = {}
+    for split, pattern in VIEWS[config].items():
+        rows = sum(files[path]["rows"] for path in matching(pattern, files))
+        if rows:
+            splits[split] = {"files": pattern, "rows": rows}
+    return splits
+
+
+def matching(pattern: str, files) -> list[str]:
+    """The files of a split, sorted."""
+    return sorted(path for path in files if fnmatch.fnmatch(path, pattern))
+
+
+def read_manifest(folder: str) -> dict | None:
+    """The manifest in `folder`, None without one. Raises ValueError for a manifest.json of something else."""
+    path = os.path.join(folder, FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return parse_manifest(file.read(), path)
+    except FileNotFoundError:
+        return None
+
+
+def parse_manifest(text: str, where: str) -> dict:
+    """A manifest from its text. Raises ValueError, naming `where`, for anything else."""
+    try:
+        manifest = json.loads(text)
+        good = manifest["builder"] == BUILDER and {"complete", "configs", "sources", "files"} <= manifest.keys()
+        paths = [*manifest["files"], *manifest.get("card", {}).get("files", {})]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        good, paths = False, []
+    if not good:
+        raise ValueError(f"{where}: not a manifest of this builder; the folder belongs to something else")
+    outside = [path for path in paths if path.startswith("/") or {"..", ""} & set(path.split("/")) or "\\" in path]
+    if outside:  # files of a manifest may be removed: never any outside of its folder
+        raise ValueError(f"{where}: names {outside[0]!r}, a path outside of its folder; the manifest is refused")
+    return manifest
+
+
+def manifest_text(manifest: dict) -> str:
+    return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"

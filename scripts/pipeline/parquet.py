@@ -1,0 +1,124 @@
+"""Writing one part as one Parquet file, always the same bytes for the same part; and reading its footer."""
+
+import hashlib
+import io
+import json
+import os
+import zlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hyper_kvasir import Part, Problem, features_of, file_sha256, read_examples
+
+KEY = b"hyper_kvasir.key"
+ROWS = b"hyper_kvasir.rows"  # a digest of each row's inputs, by which two versions of a file are compared
+
+# Fixed: a change makes every file new. Images are compressed already. Pages begin with an image (content-defined
+# chunking finer than an image), so that the Hub's deduplicating storage finds an image again wherever it moves.
+WRITER = {
+    "version": "2.6",
+    "compression": "none",
+    "use_dictionary": False,
+    "use_content_defined_chunking": {"min_chunk_size": 8 << 10, "max_chunk_size": 64 << 10, "norm_level": 0},
+    "write_page_index": True,
+}
+
+
+def spelled(feature):
+    """A feature's dict as datasets <= 3.6 writes it, which all versions read: `Sequence`, and not `List`.
+
+    A struct of lists becomes a sequence of a struct, which is what a sequence of a struct has always been stored as.
+    """
+    if not isinstance(feature, dict):
+        return feature
+    if feature.get("_type") == "List":
+        return {**{k: spelled(v) for k, v in feature.items()}, "_type": "Sequence"}
+    if "_type" not in feature and feature and all(inner.get("_type") == "List" for inner in feature.values()):
+        return {"feature": {k: spelled(inner["feature"]) for k, inner in feature.items()}, "_type": "Sequence"}
+    return {k: spelled(v) for k, v in feature.items()}
+
+
+def features_metadata(config: str) -> dict:
+    """A config's features as they stand in a file's metadata."""
+    return {name: spelled(feature) for name, feature in features_of(config).to_dict().items()}
+
+
+def write_part(part: Part, key: str, row_digests: str, path: str) -> dict:
+    """Writes a part to `path`, by way of a file beside it, and returns its manifest entry.
+
+    With "problems" (a list of str) instead, where its images cannot be used: then no file is written.
+    """
+    problems: list[Problem] = []
+    table = read_examples(part, part.rows, problems)
+    if problems:
+        return {"problems": [problem.text for problem in problems]}
+    features = json.dumps({"info": {"features": features_metadata(part.config)}})
+    table = table.replace_schema_metadata({"huggingface": features})
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    beside = f"{path}.{os.getpid()}.incomplete"
+    try:
+        with _HashedFile(beside) as file:
+            write_table(table, {KEY: key, ROWS: row_digests}, file)
+        os.replace(beside, path)
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
+    return _entry(path, file.sha256.hexdigest())
+
+
+def write_table(table: pa.Table, metadata: dict, file) -> None:
+    """Writes a table as one row group, with `metadata` in the footer."""
+    scalars = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+    with pq.ParquetWriter(file, table.schema, write_statistics=scalars, **WRITER) as writer:
+        writer.write_table(table, row_group_size=table.num_rows)
+        writer.add_key_value_metadata(metadata)
+
+
+def _entry(path, sha256):
+    footer = pq.read_metadata(path)
+    return {
+        "rows": footer.num_rows,
+        "bytes": os.path.getsize(path),
+        "data_bytes": footer.row_group(0).total_byte_size,
+        "sha256": sha256,
+        "key": footer.metadata[KEY].decode(),
+        "content": hashlib.sha256(footer.metadata[ROWS]).hexdigest(),
+    }
+
+
+class _HashedFile(io.FileIO):
+    """A new file that knows the sha256 of what was written to it."""
+
+    def __init__(self, path):
+        super().__init__(path, "wb")
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data):
+        view = memoryview(data)
+        self.sha256.update(view)
+        while view:  # a raw write may take less than all
+            view = view[super().write(view) :]
+
+
+def read_key(path: str) -> str | None:
+    """The input key in a file's footer; None if the file is not there or not whole."""
+    try:
+        return pq.read_metadata(path).metadata[KEY].decode()
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError):
+        return None
+
+
+def image_crcs(path: str) -> list[int]:
+    """CRC-32 of the bytes of each image of a file, in order. Raises OSError where it cannot be read."""
+    with pq.ParquetFile(path) as file:
+        return [zlib.crc32(b) for batch in file.iter_batches(16, columns=["image.bytes"]) for b in _image_bytes(batch)]
+
+
+def _image_bytes(batch):
+    return batch.column(0).field("bytes").to_pylist()
+
+
+def read_entry(path: str) -> dict:
+    """The manifest entry of a file that was written earlier."""
+    return _entry(path, file_sha256(path))

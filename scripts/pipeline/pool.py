@@ -1,0 +1,28 @@
+"""Worker processes that start quickly and end with their parent."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+
+def worker_pool(workers: int) -> ProcessPoolExecutor:
+    """A pool of `workers` processes."""
+    # Forked, the workers need not import datasets again, which takes longer than some builds.
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    context = multiprocessing.get_context(method)
+    return ProcessPoolExecutor(workers, context, initializer=_end_with_parent, initargs=(os.getpid(),))
+
+
+def _end_with_parent(parent):
+    """In a worker: leaves Ctrl-C to the parent, and ends when the parent was killed, as nobody else would end it."""
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,339 @@
+"""Checks a built folder by reading it alone: every file, every row, every number."""
+
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from zlib import crc32
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from PIL import Image
+
+from hyper_kvasir import (
+    CATEGORIES,
+    FINDINGS,
+    POLYPS,
+    TAXONOMY,
+    TRACTS,
+    Expected,
+    features_of,
+    jpeg_size,
+    label_components,
+    part_of,
+)
+from scripts.pipeline.console import Progress
+from scripts.pipeline.manifest import FILE, matching, read_manifest
+from scripts.pipeline.parquet import features_metadata
+from scripts.pipeline.pool import worker_pool
+
+
+class Check(NamedTuple):
+    """A number of the dataset: what it counts, what it must be, what it is."""
+
+    what: str
+    expected: int
+    found: int
+
+
+@dataclass
+class Verified:
+    checks: list[Check] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    configs: list[str] = field(default_factory=list)
+
+    @property
+    def green(self) -> bool:
+        return not self.listed()
+
+    def listed(self) -> list[str]:
+        """Every problem as a line, numbers that differ first."""
+        differing = [check for check in self.checks if check.expected != check.found]
+        return [f"{c.what}: {c.found:,}, expected {c.expected:,}" for c in differing] + self.problems
+
+
+class FileContent(NamedTuple):
+    """What one Parquet file holds, without its images: columns as lists, in the file's order."""
+
+    sha256: str
+    columns: dict[str, list]
+    crcs: list[int]  # of the image bytes
+    instances: int | None  # None where the masks were not read
+    boxes: int
+    problems: list[str]
+
+
+def verify(folder: str, expected: Expected, workers: int) -> Verified:
+    """Checks everything in `folder` and returns all that was found. Raises ValueError where there is no manifest."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ValueError(f"{folder}: no {FILE}: not a built folder, or its build was cut off; run scripts.build")
+    result = Verified(configs=list(manifest["configs"]))
+    if not manifest["complete"]:
+        result.problems.append("built with --no-verify from an incomplete source; build it with checks on")
+    paths = _check_files(folder, manifest, result)
+    contents = read_contents(folder, paths, workers)
+    check_contents(manifest, contents, expected, result)
+    _check_card(folder, manifest, result)
+    _check_loading(folder, manifest, result)
+    return result
+
+
+def check_contents(manifest: dict, contents: dict[str, FileContent], expected: Expected, result: Verified) -> None:
+    """Checks all that the files' contents tell, against the manifest, each other and the expected numbers."""
+    for path, content in contents.items():
+        _check_entry(path, manifest["files"][path], content, result)
+    _check_ids(contents, result)
+    _count(manifest, contents, expected, result)
+    _check_views(manifest, contents, result)
+
+
+def _check_files(folder, manifest, result):
+    """The manifest against the files on disk; returns those that are in both."""
+    there = set()
+    for above, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        there |= {os.path.relpath(os.path.join(above, file), folder).replace(os.sep, "/") for file in files}
+    listed = set(manifest["files"])
+    result.problems += [f"{path}: in {FILE}, but not in the folder" for path in sorted(listed - there)]
+    stray = {path for path in there - listed if path.endswith(".parquet")}
+    result.problems += [f"{path}: in the folder, but not in {FILE}" for path in sorted(stray)]
+    return sorted(listed & there)
+
+
+def read_contents(folder: str, paths: list[str], workers: int) -> dict[str, FileContent]:
+    """Reads files whole, in parallel."""
+    sizes = {path: os.path.getsize(os.path.join(folder, path)) for path in paths}
+    with worker_pool(workers) as pool, Progress(sum(sizes.values()), "verifying") as bar:
+        contents = {}
+        for path, content in zip(paths, pool.map(read_content, [folder] * len(paths), paths)):
+            contents[path] = content
+            bar.update(sizes[path])
+    return contents
+
+
+def read_content(folder: str, path: str) -> FileContent:
+    """Reads a file whole and checks each of its rows."""
+    with open(os.path.join(folder, path), "rb") as file:
+        data = file.read()
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        return _read_table(data, sha256, path)
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        text = f"{path}: not a readable Parquet file: {type(error).__name__}: {error}"
+        return FileContent(sha256, {"image_id": []}, [], 0, 0, [text])
+
+
+def _read_table(data, sha256, path):
+    config, problems = path.split("/")[1], []
+    file = pq.ParquetFile(pa.BufferReader(data))
+    table = file.read()
+    if file.num_row_groups != 1:
+        problems.append(f"{path}: {file.num_row_groups} row groups, expected 1 (streaming would hang at exit)")
+    _check_schema(path, table.schema, config, problems)
+    if problems:
+        return FileContent(sha256, {"image_id": []}, [], 0, 0, problems)
+    crcs, instances, boxes = [], 0, 0
+    for row in _rows(table):
+        try:
+            crcs.append(crc32(row["image"]["bytes"]))
+            _check_row(row, config)
+            if config == "segmented":
+                instances += _check_masks(row)
+                boxes += _check_boxes(row)
+        except (ValueError, OSError, TypeError, LookupError) as error:
+            problems.append(f"{path}: {row['image_id']}: {error}")
+    scalars = [name for name in table.schema.names if not pa.types.is_nested(table.schema.field(name).type)]
+    return FileContent(sha256, table.select(scalars).to_pydict(), crcs, instances, boxes, problems)
+
+
+def _rows(table):
+    """Rows as dicts, one at a time: images are large."""
+    for batch in table.to_batches(max_chunksize=16):
+        yield from batch.to_pylist()
+
+
+def _check_schema(path, schema, config, problems):
+    if not schema.remove_metadata().equals(features_of(config).arrow_schema.remove_metadata()):
+        problems.append(f"{path}: columns {schema.names} with types other than those of {config!r}")
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    if metadata.get("info", {}).get("features") != features_metadata(config):
+        problems.append(f"{path}: the features in its metadata are not those of {config!r}")
+
+
+def _check_row(row, config):
+    if row["image"]["path"] != f"{row['image_id']}.jpg":
+        raise ValueError(f"image path {row['image']['path']!r}")
+    size = jpeg_size(row["image"]["bytes"])
+    if size != (row["width"], row["height"]):
+        raise ValueError(f"image of {size[0]} x {size[1]} pixels, columns say {row['width']} x {row['height']}")
+    if config == "labeled":
+        finding = TAXONOMY[row["label"]]
+        category, tract = CATEGORIES[row["category"]], TRACTS[row["tract"]]
+        if (category, tract) != (finding.category, finding.tract):
+            raise ValueError(f"{finding.name} in {category}, {tract}; expected {finding.category}, {finding.tract}")
+    if config == "segmented" and row["label"] != POLYPS:
+        raise ValueError(f"label {FINDINGS[row['label']]}, expected {FINDINGS[POLYPS]}")
+
+
+def _check_masks(row):
+    """Checks mask and instances; returns the number of instances."""
+    pixels = {}
+    for name in ("mask", "instances"):
+        with Image.open(io.BytesIO(row[name]["bytes"]), formats=["PNG"]) as image:
+            if (image.mode, image.size) != ("L", (row["width"], row["height"])):
+                raise ValueError(f"{name} of mode {image.mode} and {image.size} pixels, its image has another size")
+            pixels[name] = np.asarray(image)
+    if not set(np.unique(pixels["mask"])) <= {0, 255} or not pixels["mask"].any():
+        raise ValueError("mask is empty or has values other than 0 and 255")
+    if not np.array_equal(label_components(pixels["mask"] > 0), pixels["instances"]):
+        raise ValueError("instances are not the components of the mask")
+    return int(pixels["instances"].max())
+
+
+def _check_boxes(row):
+    """Checks the objects; returns their number."""
+    objects = row["objects"]
+    if not len(objects["id"]) == len(objects["bbox"]) == len(objects["area"]) == len(objects["category"]) > 0:
+        raise ValueError("objects of differing lengths, or none")
+    for (x, y, width, height), area in zip(objects["bbox"], objects["area"]):
+        inside = x >= 0 and y >= 0 and x + width <= row["width"] and y + height <= row["height"]
+        if not inside or min(width, height) <= 0 or width * height != area:
+            raise ValueError(f"box {[x, y, width, height]} of area {area} is out of bounds, empty or miscounted")
+    return len(objects["id"])
+
+
+def _check_entry(path, entry, content, result):
+    rows = len(content.columns["image_id"])
+    if content.sha256 != entry["sha256"]:
+        text = f"sha256 is {content.sha256}, {FILE} says {entry['sha256']}; delete the file and build again"
+        result.problems.append(f"{path}: {text}")
+    if rows != entry["rows"] and not content.problems:
+        result.problems.append(f"{path}: {rows:,} rows, {FILE} says {entry['rows']:,}")
+    result.problems += content.problems
+
+
+def _ids(contents, part):
+    """{image id: (path, row number)} of a part."""
+    return {
+        image_id: (path, i)
+        for path, content in contents.items()
+        if path.split("/")[1] == part
+        for i, image_id in enumerate(content.columns["image_id"])
+    }
+
+
+def _check_ids(contents, result):
+    """Ids are unique in a part, no labeled one is unlabeled, segmented ones are labeled polyps of equal bytes."""
+    for path, content in contents.items():
+        if content.columns["image_id"] != sorted(content.columns["image_id"]):
+            result.problems.append(f"{path}: rows are not sorted by image_id")
+    ids = {part: _ids(contents, part) for part in ("labeled", "segmented", "unlabeled")}
+    for part, found in ids.items():
+        rows = sum(len(c.columns["image_id"]) for path, c in contents.items() if path.split("/")[1] == part)
+        if len(found) != rows:
+            result.problems.append(f"{part}: {rows - len(found):,} image ids stand more than once")
+    both = set(ids["labeled"]) & set(ids["unlabeled"])
+    if both:
+        result.problems.append(f"{len(both):,} ids are both labeled and unlabeled, e.g. {min(both)}")
+    for image_id, (path, i) in ids["segmented"].items() if ids["labeled"] else ():
+        if image_id not in ids["labeled"]:
+            result.problems.append(f"{path}: {image_id} is not a labeled image")
+            continue
+        labeled_path, j = ids["labeled"][image_id]
+        one, other = contents[path], contents[labeled_path]
+        for column in ("label", "fold_2", "fold_5"):
+            if one.columns[column][i] != other.columns[column][j]:
+                result.problems.append(f"{path}: {image_id} has another {column} in {labeled_path}")
+        if one.crcs and other.crcs and one.crcs[i : i + 1] != other.crcs[j : j + 1]:
+            result.problems.append(f"{path}: {image_id} has other image bytes in {labeled_path}")
+
+
+def _count(manifest, contents, expected, result):
+    """Every number of the dataset that the folder's configs tell."""
+    checks = result.checks
+    for config in result.configs:
+        splits = manifest["configs"][config]
+        for split, rows in expected.split_rows(config).items():
+            paths = matching(splits[split]["files"], contents) if split in splits else []
+            found = sum(len(contents[path].columns["image_id"]) for path in paths)
+            checks.append(Check(f"{config} / {split}", rows, found))
+    parts = {part_of(config) for config in result.configs}
+    if "labeled" in parts:
+        labels = Counter()
+        for path, content in contents.items():
+            if path.startswith("data/labeled/"):
+                labels.update(content.columns.get("label", ()))
+        checks += [Check(f"finding {name}", expected.findings[name], labels[i]) for i, name in enumerate(FINDINGS)]
+    if "segmented" in parts:
+        of = [content for path, content in contents.items() if path.startswith("data/segmented/")]
+        if all(content.instances is not None for content in of):
+            checks.append(Check("polyp instances", expected.instances, sum(content.instances for content in of)))
+        checks.append(Check("boxes", expected.boxes, sum(content.boxes for content in of)))
+    if parts == {"labeled", "segmented", "unlabeled"}:
+        distinct = len({image_id for content in contents.values() for image_id in content.columns["image_id"]})
+        checks.append(Check("distinct images", expected.labeled + expected.unlabeled, distinct))
+
+
+def _check_views(manifest, contents, result):
+    """Each split of a view holds the rows that its name promises; the splits of a config hold each file once."""
+    promises = {
+        "tract": ("tract", [tract.replace("-", "_") for tract in TRACTS]),
+        "category": ("category", [category.replace("-", "_") for category in CATEGORIES]),
+        "fold_2": ("fold_2", [f"fold_{i}" for i in range(2)]),
+        "fold_5": ("fold_5", [f"fold_{i}" for i in range(5)]),
+    }
+    for config, splits in manifest["configs"].items():
+        taken = Counter(path for view in splits.values() for path in matching(view["files"], contents))
+        twice = [path for path, times in taken.items() if times > 1]
+        left = [path for path in contents if path.split("/")[1] == part_of(config) and path not in taken]
+        result.problems += [f"{config}: {path} is in more than one split" for path in twice]
+        result.problems += [f"{config}: {path} is in no split" for path in left]
+        if config not in promises:
+            continue
+        column, names = promises[config]
+        for split, view in splits.items():
+            for path in matching(view["files"], contents):
+                values = set(contents[path].columns.get(column, ()))
+                if values - {names.index(split)}:
+                    result.problems.append(f"{config}: {path} of split {split} has rows of another {column}: {values}")
+
+
+def _check_card(folder, manifest, result):
+    """README.md names the configs, splits and globs of the manifest."""
+    try:
+        with open(os.path.join(folder, "README.md"), encoding="utf-8") as file:
+            metadata = yaml.safe_load(file.read().split("---\n")[1])
+        found = {c["config_name"]: {s["split"]: s["path"] for s in c["data_files"]} for c in metadata["configs"]}
+    except (OSError, IndexError, KeyError, TypeError, yaml.YAMLError) as error:
+        result.problems.append(f"README.md: no readable configs ({error!r})")
+        return
+    views = manifest["configs"].items()
+    wanted = {config: {split: view["files"] for split, view in splits.items()} for config, splits in views}
+    if found != wanted:
+        result.problems.append(f"README.md: its configs are not those of {FILE}")
+
+
+def _check_loading(folder, manifest, result):
+    """Every split of every config streams by its name, with the features that it should have."""
+    if result.problems:
+        return  # loading would only say them again, less clearly
+    for config, splits in manifest["configs"].items():
+        try:
+            streams = datasets.load_dataset(os.path.abspath(folder), config, streaming=True)
+            for stream in streams.values():
+                next(iter(stream))["image"].load()
+        except Exception as error:  # whatever load_dataset raises is what a user would see
+            result.problems.append(f"{config}: does not load: {type(error).__name__}: {error}")
+            continue
+        if list(streams) != list(splits):
+            result.problems.append(f"{config}: loads with splits {list(streams)}, expected {list(splits)}")
+        for split, stream in streams.items():
+            if stream.features != features_of(config):
+                result.problems.append(f"{config} / {split}: loads with other features: {stream.features}")

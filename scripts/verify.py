@@ -1,0 +1,49 @@
+"""Checks a built folder, reading it alone: every file, row and number, against the taxonomy of the dataset.
+
+    python -m scripts.verify dist/hyper-kvasir
+
+Rows of each config, split and finding; ids unique, and the same in labels, folds and masks; instances and boxes; sizes
+of image, mask and instances; each file's sha256, rows and features; that each split loads by its name. Prints a table
+of expected and found, then every problem, and exits with 1 if there is one.
+"""
+
+import argparse
+import os
+
+from hyper_kvasir import CONFIGS, Expected
+from scripts.pipeline.console import run, say, table
+from scripts.pipeline.verify import verify
+
+
+def main(arguments=None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument(
+        "--expect", metavar="FILE", help="JSON of the numbers to check against in place of the official ones"
+    )
+    args = parser.parse_args(arguments)
+    if args.workers < 1:
+        parser.error("--workers must be at least 1")
+    try:
+        result = verify(args.folder, Expected.load(args.expect), args.workers)
+    except (ValueError, OSError) as error:
+        say(f"error: {error}")
+        return 1
+    rows = [(*check, "" if check.expected == check.found else "differs") for check in result.checks]
+    print(table(("what", "expected", "found", ""), rows))
+    absent = [config for config in CONFIGS if config not in result.configs]
+    if absent:
+        print(f"\nnot in this folder, so not checked: {', '.join(absent)}")
+    problems = result.listed()
+    if problems:
+        print(f"\n{len(problems):,} problems:\n" + "\n".join(f"- {problem}" for problem in problems))
+        return 1
+    print(f"\nall good: {', '.join(result.configs)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

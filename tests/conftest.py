@@ -1,0 +1,109 @@
+"""Sources and built folders that the tests share. Real data is in ../shared/source where there is any."""
+
+import json
+import os
+import re
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+# Before datasets is imported anywhere: nothing leaves the machine, nothing comes from a user's own cache.
+os.environ.update(HF_UPDATE_DOWNLOAD_COUNTS="0", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_UPDATE_CHECK="1")
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL = ROOT.parent / "shared" / "source"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """A datasets cache of this run's own, for this process and its children."""
+    import datasets
+
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["HF_HOME"] = str(folder)
+    datasets.config.HF_DATASETS_CACHE = folder / "datasets"
+    datasets.config.DOWNLOADED_DATASETS_PATH = folder / "downloads"
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture(scope="session")
+def real():
+    if not (REAL / "hyper-kvasir-segmented-images.zip").exists():
+        pytest.skip(f"no real data at {REAL}")
+    return REAL
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """A miniature of all parts as zips, all good."""
+    from tests.fake_source import write_source
+
+    folder = tmp_path_factory.mktemp("source")
+    write_source(folder, images="tiny")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def expected(source):
+    return json.loads((source / "expected.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def built(source, tmp_path_factory):
+    """The miniature built whole. Not to be changed: copy it."""
+    folder = tmp_path_factory.mktemp("built") / "hyper-kvasir"
+    build(source, folder)
+    return folder
+
+
+def build(source, out, *arguments, expect=True):
+    """Builds by the command, in this process; `source` brings its expected numbers."""
+    from scripts.build import main
+
+    flags = ["--expect", f"{source}/expected.json"] if expect else []
+    assert main(["--source", str(source), "--out", str(out), "--workers", "2", *flags, *arguments]) == 0
+
+
+def tree(folder):
+    """{path: bytes} of every file of a folder, hidden ones too."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A web server of the folder tmp_path/web that knows Range: (address, folder, list of requests)."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    requests = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def do_GET(self):
+            requests.append((self.path, self.headers.get("Range")))
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            path = folder / self.path.lstrip("/")
+            if not wanted or not path.is_file():
+                return super().do_GET()
+            data = path.read_bytes()
+            piece = data[int(wanted[1]) : int(wanted[2]) + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(piece) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(piece)))
+            self.end_headers()
+            self.wfile.write(piece)
+
+        def end_headers(self):
+            self.send_header("Accept-Ranges", "bytes")
+            super().end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/", folder, requests
+        server.shutdown()

@@ -1,0 +1,1061 @@
+"""Miniature official HyperKvasir archives: seeded, official in layout and quirks, with a switch for every defect.
+
+The same arguments give the same bytes. What an image shows depends on the seed and its id alone, so an update
+(`relabel`, `remove`, `add`) leaves every other image, and its fold numbers, as they were.
+
+    python -m tests.fake_source OUT                                 # a miniature of all parts, drawn images
+    python -m tests.fake_source OUT --official DIR --images tiny    # true ids, folds and counts of everything
+    python -m tests.fake_source OUT --gigabytes 1 --images photo    # a labeled part for benchmarks
+    python -m tests.fake_source OUT --defect bad_crc                # with one thing wrong
+
+Top to bottom: names and numbers, pictures, rows, members, files, defects, `write_source`, command line.
+"""
+
+import argparse
+import csv
+import functools
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import struct
+import time
+import uuid
+import warnings
+import zipfile
+import zlib
+from collections import ChainMap, deque
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from hyper_kvasir import TAXONOMY
+
+PARTS = ("labeled", "segmented", "unlabeled")
+BY_NAME = {finding.name: finding for finding in TAXONOMY}
+CSV_NAME = {finding.name: (*finding.spellings, finding.name)[0] for finding in TAXONOMY}
+FULL_ZIP = "hyper-kvasir.zip"
+LABELS_FILE, BOX_FILE = "labeled-images/image-labels.csv", "segmented-images/bounding-boxes.json"
+TWO_FOLDS, FIVE_FOLDS = "2_fold_split.csv", "5_fold_split.csv"
+LICENSE = (
+    "The license for the Hyper-Kvasir dataset is Creative Commons Attribution 4.0 International (CC BY 4.0)\n\n"
+    "More information can be found here: \nhttps://creativecommons.org/licenses/by/4.0/\n\n" + "=" * 88
+).encode()
+
+
+def polyp_plan():
+    """(instances, boxes) of the 1,000 segmented images: the true multiset, with some of each kind among the first."""
+    first = [(1, 1), (2, 2), (1, 1), (3, 3), (1, 2), (1, 1), (1, 1), (10, 10), (2, 3), (4, 4)]
+    rest = [(1, 1)] * 941 + [(1, 2)] * 6 + [(2, 2)] * 39 + [(3, 3)] * 4
+    random.Random(0).shuffle(rest)
+    return first + rest
+
+
+PLAN = polyp_plan()
+
+
+def number(*words):
+    """A number that depends on nothing but the words: the one source of chance here."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:16], "big")
+
+
+def new_id(*words):
+    """A lowercase uuid4 that depends on the words alone."""
+    return str(uuid.UUID(int=number("id", *words), version=4))
+
+
+# ---------------------------------------------------------------------------------------------------------- pictures
+
+
+class Art(NamedTuple):
+    """All that a picture depends on. `plan` is an index into PLAN for polyps, else -1."""
+
+    seed: int
+    id: str
+    look: str
+    plan: int
+    images: str
+
+    def chance(self, *words):
+        return np.random.default_rng(number(self.seed, self.id, *words))
+
+    def size(self):
+        """Width and height."""
+        pick = number(self.seed, self.id, "size")
+        if self.images == "tiny":
+            return (64 + pick % 9, 48 + pick % 7) if self.plan >= 0 else (16 + pick % 9, 16 + pick % 5)
+        sizes = {
+            "drawn": [(160, 120), (152, 128), (168, 124)],
+            "photo": [(920, 880), (1000, 990), (1080, 1010), (1225, 1013)],
+        }
+        return sizes[self.images][pick % len(sizes[self.images])]
+
+
+class Canvas:
+    """A picture in the making: `x` and `y` run over [-1, 1], `px` is RGB in 0…255, `rng` decides what varies by id."""
+
+    def __init__(self, rng, size, colour):
+        width, height = size
+        self.rng, self.size = rng, size
+        self.y, self.x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+        self.x *= 1.15
+        mottle = Image.fromarray(rng.integers(0, 256, (6, 8), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        light = 0.9 + 0.2 * (np.asarray(mottle) / 255.0 - 0.5) + 0.12 * self.y
+        self.px = light[..., None] * (np.array(colour, float) + rng.normal(0, 6, 3))
+
+    def polar(self, cx=0.0, cy=0.0):
+        """Distance and angle from a centre."""
+        return np.hypot(self.x - cx, self.y - cy), np.arctan2(self.y - cy, self.x - cx)
+
+    def blob(self, cx, cy, radius, wobble=0.15):
+        """1 at the centre, 0 at a wobbly outline, negative outside."""
+        distance, angle = self.polar(cx, cy)
+        a, b = self.rng.uniform(0, 6.3, 2)
+        return 1 + wobble * (np.cos(2 * angle + a) + 0.6 * np.cos(5 * angle + b)) - distance / radius
+
+    def blend(self, alpha, colour):
+        """Lay a colour over the picture where alpha is above 0, up to fully."""
+        alpha = np.clip(alpha, 0, 1)[..., None]
+        self.px = self.px * (1 - alpha) + alpha * np.array(colour, float)
+
+    def anywhere(self, reach=0.8):
+        return self.rng.uniform(-reach, reach, 2)
+
+
+def lumen(canvas, radius=0.28, at=None, colour=(48, 16, 14)):
+    """The dark way on, with the light falling off towards it."""
+    cx, cy = canvas.anywhere(0.3) if at is None else at
+    canvas.px *= np.clip(0.45 + 0.65 * canvas.polar(cx, cy)[0] / (radius * 2.6), 0.45, 1.05)[..., None]
+    canvas.blend(canvas.blob(cx, cy, radius, 0.08) * 5, colour)
+
+
+def folds(canvas, rings=5, strength=0.16, at=None):
+    """Bright and dark rings, closer together farther in."""
+    cx, cy = canvas.anywhere(0.3) if at is None else at
+    distance, angle = canvas.polar(cx, cy)
+    a, b = canvas.rng.uniform(0, 6.3, 2)
+    wave = np.sin(rings * 3 * np.sqrt(distance) + 0.8 * np.cos(3 * angle + a) + b)
+    canvas.px *= (1 + strength * np.sign(wave) * np.abs(wave) ** 0.6)[..., None]
+
+
+def rays(canvas, count=9, strength=0.18):
+    """Long folds that run together towards the middle, as in the stomach."""
+    distance, angle = canvas.polar(0, -0.3)
+    canvas.px *= (1 + strength * np.sin(count * angle + 5 * np.sin(2.2 * distance + canvas.rng.uniform(0, 6))))[
+        ..., None
+    ]
+
+
+def tube(canvas, colour=(22, 22, 28)):
+    """The endoscope itself, seen when it is bent back: a dark bar from above with white marks."""
+    x0, bend = canvas.rng.uniform(-0.3, 0.3), canvas.rng.uniform(-0.4, 0.4)
+    alpha = 8 * (0.17 - np.abs(canvas.x - x0 - bend * canvas.y)) * (canvas.y < 0.1)
+    canvas.blend(alpha * 3, colour)
+    canvas.blend(alpha * (np.sin(canvas.y * 16) > 0.82), (225, 225, 225))
+
+
+def patches(canvas, count, radius, colour, opacity=0.8):
+    """Soft blots: blood, fibrin, stool, dye."""
+    for _ in range(count):
+        canvas.blend(
+            np.minimum(canvas.blob(*canvas.anywhere(), radius * canvas.rng.uniform(0.6, 1.4), 0.25) * 3, opacity),
+            colour,
+        )
+
+
+def mounds(canvas, count, radius, colour, at=None):
+    """Round bulges, lit from above, with a dark rim."""
+    for index in range(count):
+        cx, cy = canvas.anywhere(0.55) if at is None else at[index]
+        height = canvas.blob(cx, cy, radius, 0.07)
+        canvas.blend((height + 0.15) * 5 * (height < 0.1), (70, 22, 22))
+        canvas.blend(height * 8, np.array(colour) * 0.72)
+        canvas.blend(
+            canvas.blob(cx - 0.15 * radius, cy - 0.2 * radius, radius * 0.7, 0.07),
+            np.minimum(np.array(colour) * 1.25, 255),
+        )
+
+
+def tongues(canvas, depth, count, colour=(196, 92, 70), radius=0.5):
+    """The line where pale gullet meets salmon-red stomach, with tongues of `depth` reaching out."""
+    distance, angle = canvas.polar()
+    edge = (
+        radius + depth * np.maximum(0, np.cos(count * angle + canvas.rng.uniform(0, 6))) ** 2 + 0.05 * np.cos(7 * angle)
+    )
+    canvas.blend((edge - distance) * 14, colour)
+    lumen(canvas, 0.2, (0, 0))
+
+
+def streaks(canvas, count, width, length):
+    """Red breaks in the gullet's lining, running outwards."""
+    distance, angle = canvas.polar()
+    for start in canvas.rng.uniform(0, 6.3) + np.arange(count) * 6.28 / count:
+        across = np.abs((angle - start + np.pi) % (2 * np.pi) - np.pi) * distance
+        inside = (distance > 0.45) & (distance < 0.45 + length)
+        canvas.blend((width - across) * 22 * inside, (172, 24, 34))
+        canvas.blend((width * 0.35 - across) * 22 * inside, (238, 214, 190))
+
+
+def arc(canvas, colour=(92, 28, 26)):
+    """The mouth of the appendix: a crescent within a shallow whorl."""
+    cx, cy = canvas.anywhere(0.25)
+    folds(canvas, 3, 0.1, (cx, cy))
+    distance, angle = canvas.polar(cx, cy)
+    canvas.blend((0.07 - np.abs(distance - 0.2)) * 20 * (np.cos(angle + canvas.rng.uniform(0, 6)) > -0.1), colour)
+
+
+def villi(canvas):
+    """The velvet of the small bowel."""
+    grain = np.sin(canvas.x * 34 + 2 * np.sin(canvas.y * 9)) * np.sin(canvas.y * 34 + 2 * np.sin(canvas.x * 8))
+    canvas.px *= (1 + 0.16 * grain)[..., None]
+
+
+def colitis(grade):
+    """Inflamed bowel: redder, with more blood and more white fibrin from grade to grade."""
+    colour = (222 - 8 * grade, 128 - 26 * grade, 104 - 20 * grade)
+    spots = [
+        (patches, int(3 + 6 * grade), 0.22, (176, 30, 28), 0.5),
+        (patches, int(9 * max(0, grade - 0.75)), 0.1, (238, 222, 178)),
+    ]
+    return colour, [(folds, 3, 0.07), *spots]
+
+
+PINK, PALE, STOMACH, DYE = (224, 138, 112), (232, 176, 170), (216, 128, 92), (64, 138, 176)
+LOOKS = {  # finding: ground colour, then painters with their arguments
+    "cecum": (PINK, [(arc,)]),
+    "ileum": ((226, 158, 104), [(lumen, 0.22), (villi,)]),
+    "retroflex-rectum": ((208, 118, 106), [(folds, 3, 0.08), (tube,)]),
+    "hemorrhoids": (
+        (206, 104, 98),
+        [
+            (lumen, 0.2, (0, 0)),
+            (mounds, 4, 0.34, (142, 44, 84), [(-0.55, -0.3), (0.5, -0.4), (0.45, 0.5), (-0.45, 0.5)]),
+        ],
+    ),
+    "polyps": ((220, 120, 88), [(folds, 4, 0.1)]),
+    "ulcerative-colitis-grade-0-1": colitis(0.5),
+    "ulcerative-colitis-grade-1": colitis(1),
+    "ulcerative-colitis-grade-1-2": colitis(1.5),
+    "ulcerative-colitis-grade-2": colitis(2),
+    "ulcerative-colitis-grade-2-3": colitis(2.5),
+    "ulcerative-colitis-grade-3": colitis(3),
+    "bbps-0-1": (PINK, [(folds, 5), (lumen, 0.25), (patches, 7, 0.34, (168, 120, 32), 0.85)]),
+    "bbps-2-3": (PINK, [(folds, 6, 0.2, (0, -0.1)), (lumen, 0.3, (0, -0.1))]),
+    "impacted-stool": (
+        (150, 96, 44),
+        [(lumen, 0.3), (mounds, 9, 0.36, (128, 86, 26)), (patches, 14, 0.06, (206, 168, 66))],
+    ),
+    "dyed-lifted-polyps": (
+        (210, 132, 100),
+        [(folds, 4, 0.1), (mounds, 1, 0.66, DYE, [(0.1, 0.15)]), (mounds, 1, 0.32, (214, 176, 170), [(0.05, 0)])],
+    ),
+    "dyed-resection-margins": (
+        DYE,
+        [
+            (folds, 4, 0.12),
+            (mounds, 1, 0.58, (196, 222, 228), [(0, 0)]),
+            (patches, 3, 0.1, (150, 30, 36)),
+            (mounds, 1, 0.36, (40, 78, 150), [(0, 0.05)]),
+        ],
+    ),
+    "pylorus": (
+        STOMACH,
+        [(folds, 4, 0.12, (0, 0)), (mounds, 1, 0.42, (206, 106, 78), [(0, 0)]), (lumen, 0.14, (0, 0), (24, 8, 8))],
+    ),
+    "retroflex-stomach": ((206, 132, 120), [(rays, 9), (tube,)]),
+    "z-line": (PALE, [(tongues, 0.1, 5)]),
+    "barretts": (PALE, [(tongues, 0.55, 4)]),
+    "barretts-short-segment": (PALE, [(tongues, 0.28, 3)]),
+    "esophagitis-a": (PALE, [(tongues, 0.06, 5), (streaks, 2, 0.05, 0.3)]),
+    "esophagitis-b-d": (PALE, [(tongues, 0.06, 5), (streaks, 6, 0.11, 0.6)]),
+}
+
+
+def polyps(art, size):
+    """A height field for each polyp of the picture, above 0 inside: what is drawn, and what the mask is cut from."""
+    count, rng = PLAN[art.plan][0], art.chance("polyps")
+    columns = {1: 1, 2: 2, 3: 3, 4: 2, 10: 5}[count]
+    lines = -(-count // columns)
+    y, x = np.mgrid[0.5 : size[1], 0.5 : size[0]] / np.array([size[1], size[0]])[:, None, None]
+    for index in range(count):
+        cx, cy = (index % columns + 0.5) / columns, (index // columns + 0.5) / lines
+        rx, ry = rng.uniform(0.5, 0.7, 2) / (2 * columns, 2 * lines)
+        if count == 1:
+            (rx, ry), (cx, cy) = rng.uniform(0.16, 0.26, 2), rng.uniform(0.35, 0.65, 2)
+            if art.plan % 9 == 0:  # as in 116 of the true boxes, this one reaches the right or the lower edge
+                cx, cy = [(0.9, 0.5), (0.5, 0.9)][art.plan // 9 % 2]
+        u, v = (x - cx) / rx, (y - cy) / ry
+        angle, phase = np.arctan2(v, u), rng.uniform(0, 6.3)
+        yield 1 + 0.1 * np.cos(2 * angle + phase) + 0.06 * np.cos(3 * angle + 2 * phase) - np.hypot(u, v)
+
+
+def scene(art, size):
+    """The picture as an RGB image."""
+    colour, painters = LOOKS[art.look]
+    canvas = Canvas(art.chance("scene"), size, colour)
+    for painter, *arguments in painters:
+        painter(canvas, *arguments)
+    for height in polyps(art, size) if art.plan >= 0 else ():
+        canvas.blend(np.exp(-(((height + 0.05) * 9) ** 2)) * 0.7, (96, 30, 24))
+        canvas.blend(height * 12, (206, 84, 66))
+        canvas.blend(height * 0.9, (250, 176, 148))
+    for _ in range(canvas.rng.integers(4, 10)):  # wet highlights
+        canvas.blend(canvas.blob(*canvas.anywhere(), canvas.rng.uniform(0.02, 0.05)) * 3, (255, 250, 244))
+    distance = canvas.polar()[0]
+    canvas.px *= np.clip(1.25 - 0.45 * distance**2, 0, 1)[..., None]
+    canvas.px *= ((np.abs(canvas.x) + np.abs(canvas.y) < 1.72) & (distance < 1.28))[..., None]
+    if BY_NAME[art.look].tract == "lower-gi-tract" and art.look != "polyps" and canvas.rng.random() < 0.5:
+        canvas.blend((canvas.x < -0.6) & (canvas.y > 0.45), (18, 164, 138))  # the navigation picture
+    return Image.fromarray(np.clip(canvas.px, 0, 255).astype(np.uint8))
+
+
+@functools.lru_cache(1)
+def grain():
+    """The noise that photos take their windows from."""
+    return np.random.default_rng(0).normal(0, 3.4, (2048, 2048)).astype(np.int16)
+
+
+def photo(art):
+    """A scene drawn small, enlarged, with the grain of a camera: about 370 KB.
+
+    With Huffman tables of its own a photo deflates as the real ones do, to 0.999 of its size (the 16 real ones at hand:
+    0.998), and so costs about as much to inflate.
+    """
+    width, height = art.size()
+    rng = art.chance("photo")
+    left, top = rng.integers(0, 2048 - width), rng.integers(0, 2048 - height)
+    small = scene(art, (width // 8, height // 8)).convert("YCbCr")
+    luma, *chroma = small.resize((width, height), Image.Resampling.BILINEAR).split()
+    luma = np.clip(np.asarray(luma, np.int16) + grain()[top : top + height, left : left + width], 0, 255)
+    return Image.merge("YCbCr", [Image.fromarray(luma.astype(np.uint8)), *chroma]), int(rng.integers(95, 99))
+
+
+def encode(image, quality, optimize=False):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, optimize=optimize)
+    return buffer.getvalue()
+
+
+def stamp(jpeg, text):
+    """The same JPEG with a comment: other bytes, the same picture."""
+    comment = text.encode()
+    return jpeg[:20] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + jpeg[20:]
+
+
+def picture(art):
+    """The image file. Tiny ones without polyps share a few pictures for each look, and differ by a comment."""
+    if art.images == "photo":
+        return encode(*photo(art), optimize=True)
+    if art.images == "tiny" and art.plan < 0:
+        return stamp(variant(art.seed, number(art.id) % 4, art.look), art.id)
+    return drawn(art, 90)
+
+
+@functools.lru_cache(4096)
+def drawn(art, quality):
+    return encode(scene(art, art.size()), quality)
+
+
+def variant(seed, index, look):
+    return drawn(Art(seed, f"variant-{index}", look, -1, "tiny"), 75)
+
+
+@functools.lru_cache(4096)
+def mask(art):
+    """The mask file: a JPEG of three equal channels, in one of seven with the stray white pixel at (0, 0)."""
+    white = np.max(list(polyps(art, art.size())), axis=0) > 0
+    white[0, 0] |= art.plan % 7 == 2
+    return encode(Image.fromarray(white.astype(np.uint8) * 255).convert("RGB"), 95)
+
+
+def boxes(art):
+    """Entry in bounding-boxes.json: boxes a pixel outside their polyp, and the true ones' two kinds of oddity."""
+    found = []
+    for height in polyps(art, art.size()):
+        y, x = np.nonzero(height > 0)
+        found.append([max(x.min() - 1, 0), max(y.min() - 1, 0), x.max() + 1, y.max() + 1])
+    if art.plan % 49 == 2:  # stretched to the stray pixel
+        found[0][:2] = 0, 0
+    if PLAN[art.plan][1] > len(found):  # a sliver, beside the polyp's own box
+        _, top, right, bottom = found[0]
+        found.append([right - 2, top, right, bottom])
+    width, height = art.size()
+    bbox = [{"label": "polyp", **dict(zip(("xmin", "ymin", "xmax", "ymax"), map(int, box)))} for box in found]
+    return {"height": height, "width": width, "bbox": bbox}
+
+
+# -------------------------------------------------------------------------------------------------------------- rows
+
+
+class Row(NamedTuple):
+    """One distinct image. `art` keeps what it shows when an update moves it to another finding."""
+
+    id: str
+    finding: str | None  # None: unlabeled
+    folds: tuple
+    segmented: bool
+    art: Art
+
+
+def fold_number(position, count, folds):
+    """The official cut: equal pieces of the directory order, the last one taking what is left over."""
+    return min(position // max(1, count // folds), folds - 1)
+
+
+def invented(seed, findings):
+    """(id, finding, folds) of invented labeled images, in the order of the fold csvs."""
+    for finding in sorted(findings, key=lambda name: number("class", name)):
+        count = findings[finding]
+        ids = sorted((new_id(seed, finding, index) for index in range(count)), key=lambda name: number("place", name))
+        for position, image_id in enumerate(ids):
+            yield image_id, finding, tuple(fold_number(position, count, folds) for folds in (2, 5))
+
+
+def official(folder):
+    """(id, finding, folds) of the true labeled images, in the order of the fold csvs."""
+    folder = Path(folder)
+    with open(folder / "labeled-sample/labeled-images/image-labels.csv", newline="") as file:
+        finding = {row["Video file"]: row["Finding"] for row in csv.DictReader(file)}
+    tables = [(folder / name).read_text().splitlines()[1:] for name in (TWO_FOLDS, FIVE_FOLDS)]
+    for two, five in zip(*tables, strict=True):
+        image_id = two.split(".")[0]
+        yield image_id, finding[image_id], (int(two.rsplit(";", 1)[1]), int(five.rsplit(";", 1)[1]))
+
+
+def official_segmented(folder):
+    with zipfile.ZipFile(Path(folder) / "hyper-kvasir-segmented-images.zip") as archive:
+        return sorted(Path(name).stem for name in archive.namelist() if "/images/" in name and name.endswith(".jpg"))
+
+
+def make_rows(seed, images, labeled, segmented, unlabeled):
+    """All rows: the labeled ones in the order of the fold csvs, then the unlabeled."""
+    segmented = set(segmented)
+    polyps = sorted((id for id, finding, _ in labeled if finding == "polyps"), key=lambda id: (id not in segmented, id))
+    plan = {id: index % len(PLAN) for index, id in enumerate(polyps)}
+    rows = [
+        Row(id, finding, folds, id in segmented, Art(seed, id, finding, plan.get(id, -1), images))
+        for id, finding, folds in labeled
+    ]
+    for index in range(unlabeled):
+        id = new_id(seed, "unlabeled", index)
+        rows.append(Row(id, None, (), False, Art(seed, id, TAXONOMY[number(id) % len(TAXONOMY)].name, -1, images)))
+    return rows
+
+
+def in_fold_order(rows):
+    """Rows with each class together again, classes in the order in which they first came."""
+    rank = {finding: index for index, finding in enumerate(dict.fromkeys(row.finding for row in rows))}
+    return sorted(rows, key=lambda row: (row.finding is None, rank[row.finding]))
+
+
+def other_finding(row, same_category):
+    """Another finding of the row's tract, inside or outside of its category."""
+    old = BY_NAME[row.finding]
+    choice = [new for new in TAXONOMY if new.tract == old.tract and new != old]
+    choice = [new.name for new in choice if (new.category == old.category) == same_category]
+    return choice[number(row.id) % len(choice)]
+
+
+def update(rows, seed, images, relabel, remove, add, add_segmented):
+    """The next edition of the data: some images moved (every other one to another category), removed and added."""
+    free = [row for row in rows if row.finding and not row.segmented]
+    free.sort(key=lambda row: number("update", row.id))
+    if relabel + remove > len(free):
+        raise ValueError(
+            f"{relabel} to relabel and {remove} to remove, but only {len(free)} labeled, unsegmented images"
+        )
+    moved = {row.id: other_finding(row, index % 2 == 0) for index, row in enumerate(free[:relabel])}
+    removed = {row.id for row in free[len(free) - remove :]}
+    looks = sorted({row.finding for row in rows if row.finding})
+    rows = [row._replace(finding=moved.get(row.id, row.finding)) for row in rows if row.id not in removed]
+    for index in range(add + add_segmented):
+        segmented = index >= add
+        id = new_id(seed, "added", segmented, index - add * segmented)
+        look = "polyps" if segmented else looks[number(id) % len(looks)]
+        plan = number(id) % len(PLAN) if look == "polyps" else -1
+        rows.append(Row(id, look, (number(id) % 2, number(id) % 5), segmented, Art(seed, id, look, plan, images)))
+    return in_fold_order(rows)
+
+
+# ----------------------------------------------------------------------------------------------------------- members
+# A part is a dict: name inside the archive -> bytes, or (function, Art) to be called when it is written.
+
+
+def labels_line(row):
+    finding = BY_NAME[row.finding]
+    return f"{row.id},{finding.tract[:5].title()} GI,{finding.name},{finding.category}"
+
+
+def labels_csv(rows):
+    order = {finding.name: index for index, finding in enumerate(TAXONOMY)}
+    lines = map(labels_line, sorted(rows, key=lambda row: (order[row.finding], row.id)))
+    return "\r\n".join(["Video file,Organ,Finding,Classification", *lines]).encode()
+
+
+def labeled_name(row, spelling):
+    finding = BY_NAME[row.finding]
+    folder = CSV_NAME[row.finding] if spelling == "csv" else row.finding
+    return f"labeled-images/{finding.tract}/{finding.category}/{folder}/{row.id}.jpg"
+
+
+def make_parts(rows, spelling):
+    """The members of all three parts."""
+    labeled = [row for row in rows if row.finding]
+    segmented = sorted((row for row in labeled if row.segmented), key=lambda row: row.id)
+    shuffled = sorted(segmented, key=lambda row: number("json", row.id))
+    return {
+        "labeled": {
+            LABELS_FILE: labels_csv(labeled),
+            "labeled-images/license.txt": LICENSE,
+            **dict(sorted((labeled_name(row, spelling), (picture, row.art)) for row in labeled)),
+        },
+        "segmented": {
+            BOX_FILE: json.dumps({r.id: boxes(r.art) for r in shuffled}, indent=4).encode(),
+            "segmented-images/license.txt": LICENSE,
+            **{f"segmented-images/images/{row.id}.jpg": (picture, row.art) for row in segmented},
+            **{f"segmented-images/masks/{row.id}.jpg": (mask, row.art) for row in segmented},
+        },
+        "unlabeled": {
+            f"unlabeled-images/images/{row.id}.jpg": (picture, row.art)
+            for row in sorted(rows, key=lambda row: row.id)
+            if row.finding is None
+        },
+    }
+
+
+def make_fold_csvs(rows):
+    tables = {}
+    for index, name in enumerate((TWO_FOLDS, FIVE_FOLDS)):
+        lines = [f"{row.id}.jpg;{CSV_NAME[row.finding]};{row.folds[index]}\n" for row in rows if row.finding]
+        tables[name] = "".join(["file-name;class-name;split-index\n", *lines]).encode()
+    return tables
+
+
+def expected_numbers(rows):
+    """What the source holds, counted on the rows."""
+    labeled = [row for row in rows if row.finding]
+    plans = [PLAN[row.art.plan] for row in labeled if row.segmented]
+    return {
+        "findings": {finding.name: sum(row.finding == finding.name for row in labeled) for finding in TAXONOMY},
+        "unlabeled": len(rows) - len(labeled),
+        "segmented": len(plans),
+        "instances": sum(instances for instances, _ in plans),
+        "boxes": sum(boxes for _, boxes in plans),
+        "fold_2": [sum(row.folds[0] == fold for row in labeled) for fold in range(2)],
+        "fold_5": [sum(row.folds[1] == fold for row in labeled) for fold in range(5)],
+        "sources": {},
+    }
+
+
+def content_digest(members):
+    """The content digest of the segmented part, as FACTS.md defines it."""
+    digest = hashlib.sha256()
+    for folder in ("images/", "masks/"):
+        prefix = "segmented-images/" + folder
+        for name in sorted(name for name in members if name.startswith(prefix)):
+            line = f"{name[len('segmented-images/') :]} {hashlib.sha256(content(members[name])).hexdigest()}\n"
+            digest.update(line.encode())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def content(member):
+    """The bytes of a member."""
+    return member if isinstance(member, bytes) else member[0](member[1])
+
+
+def contents(members, workers):
+    """(name, bytes) in order. Photos are made by a pool, never more than a few ahead of the writer."""
+    if workers < 2 or not any(
+        not isinstance(member, bytes) and member[1].images == "photo" for member in members.values()
+    ):
+        yield from ((name, content(member)) for name, member in members.items())
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        ahead = deque()
+        for name, member in members.items():
+            ahead.append((name, pool.submit(content, member)))
+            if len(ahead) > 16 * workers:
+                name, future = ahead.popleft()
+                yield name, future.result()
+        yield from ((name, future.result()) for name, future in ahead)
+
+
+def zip_info(name):
+    """A member's header with nothing in it that differs from run to run."""
+    info = zipfile.ZipInfo(name, (2020, 12, 15, 12, 0, 0))
+    info.compress_type, info.create_system, info.external_attr = zipfile.ZIP_DEFLATED, 3, 0o100644 << 16
+    return info
+
+
+def write_zip(path, members, workers):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in contents(members, workers):
+            archive.writestr(zip_info(name), data)
+
+
+def write_folder(root, members, workers):
+    for name, data in contents(members, workers):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def archive_name(part, form):
+    return FULL_ZIP if form == "full-zip" else f"hyper-kvasir-{part}-images.zip"
+
+
+def fingerprint(path):
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+class Source:
+    """A source on disk: its rows, the members and fold csvs made of them, and the means by which defects change it."""
+
+    def __init__(self, root, rows, parts, form, spelling, workers):
+        self.root, self.parts, self.form, self.spelling, self.workers = root, parts, form, spelling, workers
+        self.set_rows(rows)
+
+    def set_rows(self, rows):
+        self.rows = in_fold_order(rows)
+        made = make_parts(self.rows, self.spelling)
+        self.members = {part: made[part] for part in self.parts}
+        self.fold_csvs = make_fold_csvs(self.rows)
+
+    def write(self):
+        """Write everything, in place of what an earlier call wrote."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        for part in PARTS:
+            shutil.rmtree(self.root / f"{part}-images", ignore_errors=True)
+        for name in (FULL_ZIP, TWO_FOLDS, FIVE_FOLDS, *(archive_name(part, "zip") for part in PARTS)):
+            (self.root / name).unlink(missing_ok=True)
+        write_folder(self.root, self.fold_csvs, 1)
+        if self.form == "full-zip":
+            write_zip(self.root / FULL_ZIP, dict(ChainMap(*reversed(self.members.values()))), self.workers)
+            return
+        for part, members in self.members.items():
+            if self.form == "folder":
+                write_folder(self.root, members, self.workers)
+            else:
+                write_zip(self.root / archive_name(part, "zip"), members, self.workers)
+
+    def archive(self):
+        """The archive that defects are done to."""
+        return self.root / archive_name(self.parts[0], self.form)
+
+    def part(self, part):
+        if part not in self.members:
+            raise ValueError(f"this defect needs the part {part!r}, but only {', '.join(self.parts)} are written")
+        return self.members[part]
+
+    def victim(self):
+        """The row that defects are done to: in the first of the parts, and segmented only if that part is."""
+        wanted = (self.parts[0] != "unlabeled", self.parts[0] == "segmented")
+        return min(row for row in self.rows if (row.finding is not None, row.segmented) == wanted)
+
+    def labeled_row(self):
+        """The victim, or the first labeled image when that is unlabeled."""
+        return min(row for row in self.rows if row.finding and row.segmented == (self.parts[0] == "segmented"))
+
+    def segmented_row(self):
+        return min(row for row in self.rows if row.segmented)
+
+    def victim_name(self):
+        """The name of the victim's image inside the archive."""
+        row, part = self.victim(), self.parts[0]
+        return labeled_name(row, self.spelling) if part == "labeled" else f"{part}-images/images/{row.id}.jpg"
+
+    def mask_name(self, id=None):
+        return f"segmented-images/masks/{id or self.segmented_row().id}.jpg"
+
+    def image(self):
+        """The bytes of the victim's image."""
+        return content(self.members[self.parts[0]][self.victim_name()])
+
+    def set_image(self, data):
+        self.members[self.parts[0]][self.victim_name()] = data
+
+    def edit_mask(self, change):
+        """Put what `change` makes of a mask's picture in its place."""
+        members, name = self.part("segmented"), self.mask_name()
+        members[name] = encode(change(Image.open(io.BytesIO(content(members[name])))), 95)
+
+    def edit_text(self, part, name, change):
+        self.part(part)[name] = change(self.part(part)[name].decode()).encode()
+
+    def edit_label(self, change):
+        """Replace a line of image-labels.csv by what `change` makes of its row."""
+        row = self.labeled_row()
+        self.edit_text("labeled", LABELS_FILE, lambda text: text.replace(labels_line(row), change(row)))
+
+    def edit_fold(self, change):
+        """Replace class and fold of a line of 2_fold_split.csv by what `change` makes of its row and fold."""
+        row = self.labeled_row()
+        old = f"{row.id}.jpg;{CSV_NAME[row.finding]};{row.folds[0]}\n"
+        name, fold = change(row, row.folds[0])
+        text = self.fold_csvs[TWO_FOLDS].decode().replace(old, f"{row.id}.jpg;{name};{fold}\n")
+        self.fold_csvs[TWO_FOLDS] = text.encode()
+
+    def edit_boxes(self, change):
+        """Let `change` work on bounding-boxes.json and the id of a segmented image."""
+        table = json.loads(self.part("segmented")[BOX_FILE])
+        change(table, self.segmented_row().id)
+        self.members["segmented"][BOX_FILE] = json.dumps(table, indent=4).encode()
+
+
+# ----------------------------------------------------------------------------------------------------------- defects
+# Tables of name: (what is wrong, how it is done to a Source). Defects of rows give new rows, with which everything
+# else agrees; those of members change files before, those of the archive the zip after it has been written.
+
+ROW_DEFECTS = {
+    "not_a_uuid": (
+        "One image is called photo1.jpg, in every place where it is named.",
+        lambda s: [row._replace(id="photo1") if row == s.victim() else row for row in s.rows],
+    ),
+    "segmented_id_not_polyp": (
+        "One segmented image is labeled as something else than polyps, in folder, csv and folds.",
+        lambda s: [
+            row._replace(finding=other_finding(row, True)) if row == s.segmented_row() else row for row in s.rows
+        ],
+    ),
+}
+
+
+def png():
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 48), (200, 90, 70)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def change_content(source):
+    members = source.part("segmented")
+    name = min(name for name in members if "/images/" in name)
+    members[name] = stamp(content(members[name]), "changed")
+
+
+def unknown_folder(source):
+    members, row = source.part("labeled"), source.labeled_row()
+    name = PurePosixPath(labeled_name(row, source.spelling))
+    members[str(name.parent.parent / "angiectasia" / name.name)] = members.pop(str(name))
+
+
+def unlisted_image(source):
+    row = source.labeled_row()
+    name = labeled_name(row._replace(id=new_id("unlisted")), source.spelling)
+    source.part("labeled")[name] = stamp(picture(row.art), "unlisted")
+
+
+def image_twice(source):
+    row = source.labeled_row()
+    twin = row._replace(finding=other_finding(row, True))
+    source.part("labeled")[labeled_name(twin, source.spelling)] = (picture, row.art)
+    source.edit_text("labeled", LABELS_FILE, lambda text: f"{text}\r\n{labels_line(twin)}")
+
+
+def clutter(source):
+    for part, members in source.members.items():
+        folder, _, file = next(name for name in members if name.endswith(".jpg")).rpartition("/")
+        members[f"__MACOSX/{folder}/._{file}"] = b"\0\5\x16\7\0\2\0\0Mac OS X        "
+        members[f"{part}-images/.DS_Store"] = members[f"{folder}/.DS_Store"] = b"\0\0\0\1Bud1"
+        members[f"{folder}/Thumbs.db"] = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+
+
+MEMBER_DEFECTS = {
+    "archive_missing": (
+        "The first part is not there, neither archive nor folder.",
+        lambda s: s.members.pop(s.parts[0]),
+    ),
+    "content_changed": (
+        "One image of the segmented part has other bytes: a valid JPEG, with a right CRC.",
+        change_content,
+    ),
+    "zero_byte_image": ("One image is empty.", lambda s: s.set_image(b"")),
+    "not_a_jpeg": ("One image is a PNG under its old name.", lambda s: s.set_image(png())),
+    "truncated_jpeg": (
+        "One image ends early; its header is whole.",
+        lambda s: s.set_image(s.image()[: (s.image().index(b"\xff\xda") + len(s.image())) // 2]),
+    ),
+    "unknown_finding_folder": ("One labeled image lies in a folder that is no finding.", unknown_folder),
+    "listed_image_missing": (
+        "One labeled image that image-labels.csv lists is not there.",
+        lambda s: s.part("labeled").pop(labeled_name(s.labeled_row(), s.spelling)),
+    ),
+    "unlisted_image": ("One labeled image is there that image-labels.csv does not list.", unlisted_image),
+    "csv_folder_disagree": (
+        "image-labels.csv gives one image another finding than its folder does.",
+        lambda s: s.edit_label(lambda row: labels_line(row._replace(finding=other_finding(row, False)))),
+    ),
+    "id_in_two_findings": ("One image lies in two finding folders, and image-labels.csv lists both.", image_twice),
+    "fold_csv_missing": ("2_fold_split.csv is not there.", lambda s: s.fold_csvs.pop(TWO_FOLDS)),
+    "fold_csv_unknown_class": (
+        "2_fold_split.csv gives one image a class that does not exist.",
+        lambda s: s.edit_fold(lambda row, fold: ("normal-colon", fold)),
+    ),
+    "fold_csv_lacks_ids": (
+        "2_fold_split.csv ends three rows early.",
+        lambda s: s.fold_csvs.update({TWO_FOLDS: b"".join(s.fold_csvs[TWO_FOLDS].splitlines(keepends=True)[:-3])}),
+    ),
+    "fold_csv_disagrees": (
+        "2_fold_split.csv gives one image another class than its folder does.",
+        lambda s: s.edit_fold(lambda row, fold: (CSV_NAME[other_finding(row, True)], fold)),
+    ),
+    "fold_bad_index": (
+        "2_fold_split.csv puts one image in fold 7.",
+        lambda s: s.edit_fold(lambda row, fold: (CSV_NAME[row.finding], 7)),
+    ),
+    "labels_csv_missing": ("image-labels.csv is not there.", lambda s: s.part("labeled").pop(LABELS_FILE)),
+    "labels_csv_malformed": (
+        "One row of image-labels.csv ends after its id.",
+        lambda s: s.edit_label(lambda row: row.id),
+    ),
+    "mask_missing": ("One segmented image has no mask.", lambda s: s.part("segmented").pop(s.mask_name())),
+    "mask_other_size": (
+        "One mask is four pixels wider than its image.",
+        lambda s: s.edit_mask(lambda image: image.resize((image.width + 4, image.height))),
+    ),
+    "mask_empty": ("One mask is all black.", lambda s: s.edit_mask(lambda image: image.point(lambda _: 0))),
+    "mask_without_image": (
+        "There is one mask more than there are images.",
+        lambda s: s.part("segmented").update({s.mask_name(new_id("no image")): mask(s.segmented_row().art)}),
+    ),
+    "box_file_missing": ("bounding-boxes.json is not there.", lambda s: s.part("segmented").pop(BOX_FILE)),
+    "box_file_malformed": (
+        "bounding-boxes.json ends in the middle.",
+        lambda s: s.edit_text("segmented", BOX_FILE, lambda text: text[: len(text) // 2]),
+    ),
+    "box_out_of_bounds": (
+        "One box ends 50 pixels to the right of its image.",
+        lambda s: s.edit_boxes(lambda table, id: table[id]["bbox"][0].update(xmax=table[id]["width"] + 50)),
+    ),
+    "box_missing_for_image": (
+        "bounding-boxes.json lacks one segmented image.",
+        lambda s: s.edit_boxes(lambda table, id: table.pop(id)),
+    ),
+    "system_clutter": ("No error: __MACOSX, .DS_Store and Thumbs.db lie about, to be passed over.", clutter),
+}
+
+
+def set_comment(source):
+    with zipfile.ZipFile(source.archive(), "a") as archive:
+        archive.comment = b"zipped anew"
+
+
+def flip_byte(source):
+    data = bytearray(source.image())
+    crc = zlib.crc32(data)
+    data[len(data) // 2] ^= 1
+    source.set_image(bytes(data))
+    source.write()
+    patch_member(source, CRC=crc)
+
+
+def append_member(source, name):
+    """Add the victim's image once more, under a name that zipfile would not object to."""
+    with zipfile.ZipFile(source.archive(), "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "Duplicate name": that is the purpose
+        archive.writestr(zip_info(name), source.image())
+
+
+def patch_member(source, **fields):
+    """Overwrite fields in the victim's central directory entry; flags and CRC in its local header, too."""
+    with zipfile.ZipFile(source.archive(), "a") as archive:
+        info = archive.getinfo(source.victim_name())
+        for field, value in fields.items():
+            setattr(info, field, value)
+        archive.comment = archive.comment  # makes zipfile write the central directory anew
+    with open(source.archive(), "r+b") as file:
+        for field, offset, layout in (("flag_bits", 6, "<H"), ("CRC", 14, "<I")):
+            if field in fields:
+                file.seek(info.header_offset + offset)
+                file.write(struct.pack(layout, fields[field]))
+
+
+HTML = (
+    b"<!DOCTYPE html>\n<html><head><title>503 Service Unavailable</title></head><body>Try again later.</body></html>\n"
+)
+ARCHIVE_DEFECTS = {
+    "archive_truncated": (
+        "The archive ends after two thirds of its bytes, as after a broken download.",
+        lambda s: os.truncate(s.archive(), s.archive().stat().st_size * 2 // 3),
+    ),
+    "not_a_zip": ("The archive is a text.", lambda s: s.archive().write_bytes(b"This is no zip file.\n" * 1000)),
+    "html_instead_of_zip": ("The archive is an HTML page, as servers send.", lambda s: s.archive().write_bytes(HTML)),
+    "wrong_sha256": ("The archive has a zip comment, so another sha256 and size; its content is good.", set_comment),
+    "bad_crc": ("The data of one image has a flipped byte, so that its CRC is wrong.", flip_byte),
+    "name_with_dotdot": (
+        "There is a member more, whose name climbs out by `..`.",
+        lambda s: append_member(s, f"{s.parts[0]}-images/../../{new_id('dotdot')}.jpg"),
+    ),
+    "name_absolute": (
+        "There is a member more, whose name is absolute.",
+        lambda s: append_member(s, f"/tmp/{new_id('absolute')}.jpg"),
+    ),
+    "name_duplicate": ("One image is there twice, under the same name.", lambda s: append_member(s, s.victim_name())),
+    "name_symlink": (
+        "One image is marked as a symbolic link.",
+        lambda s: patch_member(s, external_attr=0o120777 << 16),
+    ),
+    "member_encrypted": ("One image is marked as encrypted, in both headers.", lambda s: patch_member(s, flag_bits=1)),
+    "member_claims_huge_size": (
+        "The central directory claims 50 GB for one small image.",
+        lambda s: patch_member(s, file_size=50 * 10**9),
+    ),
+}
+ZIP_ONLY_DEFECTS = set(ARCHIVE_DEFECTS)
+DEFECTS = {name: text for name, (text, _) in (ARCHIVE_DEFECTS | MEMBER_DEFECTS | ROW_DEFECTS).items()}
+
+
+def spoil(source, defects):
+    """Write the source again, with its defects."""
+    for name in filter(ROW_DEFECTS.get, defects):
+        source.set_rows(ROW_DEFECTS[name][1](source))
+    for name in filter(MEMBER_DEFECTS.get, defects):
+        MEMBER_DEFECTS[name][1](source)
+    source.write()
+    for name in filter(ARCHIVE_DEFECTS.get, defects):
+        ARCHIVE_DEFECTS[name][1](source)
+
+
+# ------------------------------------------------------------------------------------------------------------ source
+
+
+def default_findings(seed, segmented):
+    """3 to 8 images of each finding, and of polyps two more than are segmented."""
+    counts = {finding.name: 3 + number(seed, "count", finding.name) % 6 for finding in TAXONOMY}
+    return counts | {"polyps": max(counts["polyps"], segmented + 2)}
+
+
+def write_source(
+    root, *, seed=0, findings=None, unlabeled=None, segmented=None, parts=PARTS, form="zip", images="drawn",
+    spelling="folder", relabel=0, remove=0, add=0, add_segmented=0, defects=(), true_ids=None, workers=2,
+):  # fmt: skip
+    """Write a source into the folder `root`, and return what it holds (also written: expected.json).
+
+    findings       {finding: images}; None: 3 to 8 of each; "official": the true counts
+    unlabeled      number of unlabeled images (12; with true_ids 99,417)
+    segmented      number of polyps that are segmented, too (6; with true_ids all 1,000)
+    parts          which of labeled, segmented, unlabeled to write; defects are done to the first of them
+    form           "zip": an archive per part; "folder": the same extracted; "full-zip": one hyper-kvasir.zip
+    images         "tiny": some hundred bytes; "drawn": about 160x120; "photo": about 1000x1000 and 370 KB
+    spelling       "folder": official folder names; "csv": folders named as in the split csv
+    relabel, remove, add, add_segmented
+                   numbers of images changed against the source that the other arguments describe: moved to another
+                   finding of their tract (every other one to another category), dropped, new, new and segmented
+    defects        names out of DEFECTS
+    true_ids       a folder as ../shared/source: the true labeled ids, findings, folds and segmented ids
+    workers        processes that make photos; the bytes do not depend on it
+
+    The numbers and digests returned are those of the source without its defects. They are of all parts, written or
+    not, but `sources` has only the archives written, and `segmented_content` is there if the segmented part is.
+    """
+    if unknown := set(defects) - set(DEFECTS):
+        raise ValueError(f"unknown defects: {', '.join(sorted(unknown))}; there are: {', '.join(DEFECTS)}")
+    if form == "folder" and (wrong := ZIP_ONLY_DEFECTS & set(defects)):
+        raise ValueError(f"only a zip can have these defects, not form='folder': {', '.join(sorted(wrong))}")
+    if true_ids:
+        labeled, segmented_ids = list(official(true_ids)), official_segmented(true_ids)[:segmented]
+        unlabeled = 99_417 if unlabeled is None else unlabeled
+    else:
+        segmented = 6 if segmented is None else segmented
+        if findings == "official":
+            findings = {finding.name: finding.count for finding in TAXONOMY}
+        labeled = list(invented(seed, findings or default_findings(seed, segmented)))
+        segmented_ids = sorted(id for id, finding, _ in labeled if finding == "polyps")[:segmented]
+        if len(segmented_ids) < segmented:
+            raise ValueError(f"{segmented} segmented images, but only {len(segmented_ids)} polyps")
+        unlabeled = 12 if unlabeled is None else unlabeled
+    rows = make_rows(seed, images, labeled, segmented_ids, unlabeled)
+    rows = update(rows, seed, images, relabel, remove, add, add_segmented)
+
+    source = Source(Path(root), rows, tuple(parts), form, spelling, workers)
+    source.write()
+    expected = expected_numbers(rows)
+    if form != "folder":
+        names = sorted({archive_name(part, form) for part in parts})
+        expected["sources"] = {name: fingerprint(source.root / name) for name in names}
+    if "segmented" in parts:
+        expected["segmented_content"] = content_digest(source.members["segmented"])
+    (source.root / "expected.json").write_text(json.dumps(expected, indent=2) + "\n")
+    if defects:
+        spoil(source, defects)
+    return expected
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+
+def in_proportion(total):
+    """A total shared out over the findings as in the official data."""
+    whole = sum(finding.count for finding in TAXONOMY)
+    return {finding.name: -(-finding.count * total // whole) for finding in TAXONOMY}
+
+
+def photos_for(gigabytes, seed):
+    """How many photos make that many gigabytes: by the mean of 200 in proportion, with 8 % to spare."""
+    looks = random.Random(seed).choices(TAXONOMY, [finding.count for finding in TAXONOMY], k=200)
+    sizes = [len(picture(Art(seed, new_id("sample", i), look.name, -1, "photo"))) for i, look in enumerate(looks)]
+    return int(gigabytes * 1e9 / (sum(sizes) / len(sizes)) * 1.08) + 1
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fake_source",
+        description="Write a miniature of the official HyperKvasir archives, and expected.json with what it holds.",
+        epilog="defects:\n" + "\n".join(f"  {name:26}{text}" for name, text in DEFECTS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", metavar="OUT", help="folder to write into")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed gives other ids and pictures")
+    parser.add_argument("--images", choices=("drawn", "tiny", "photo"), help="default: drawn; with --gigabytes photo")
+    parser.add_argument("--form", choices=("zip", "folder", "full-zip"), default="zip")
+    how_many = parser.add_mutually_exclusive_group()
+    how_many.add_argument("--per-finding", type=int, metavar="N", help="labeled images of each finding; default 3 to 8")
+    how_many.add_argument("--official", metavar="DIR", help="the true ids, findings and folds out of this folder")
+    how_many.add_argument(
+        "--gigabytes", type=float, metavar="G", help="only a labeled part, of at least G GB of photos"
+    )
+    parser.add_argument("--unlabeled", type=int, metavar="N", help="default: 12, with --official 99417")
+    parser.add_argument("--segmented", type=int, metavar="N", help="default: 6, with --official 1000")
+    parser.add_argument("--relabel", type=int, default=0, metavar="N", help="move N images to another finding")
+    parser.add_argument("--remove", type=int, default=0, metavar="N", help="leave N images out")
+    parser.add_argument("--add", type=int, default=0, metavar="N", help="add N labeled images")
+    parser.add_argument(
+        "--defect", action="append", default=[], choices=DEFECTS, metavar="NAME", help="see below; may be repeated"
+    )
+    options = parser.parse_args(argv)
+
+    start, findings, parts, images = time.monotonic(), None, PARTS, options.images or "drawn"
+    if options.per_finding is not None:
+        polyps = max(options.per_finding, 6 if options.segmented is None else options.segmented)
+        findings = {finding.name: options.per_finding for finding in TAXONOMY} | {"polyps": polyps}
+    if options.gigabytes:
+        parts, images = ("labeled",), options.images or "photo"
+        findings = in_proportion(photos_for(options.gigabytes, options.seed))
+    expected = write_source(
+        options.out, seed=options.seed, findings=findings, unlabeled=options.unlabeled, segmented=options.segmented,
+        parts=parts, form=options.form, images=images, relabel=options.relabel, remove=options.remove,
+        add=options.add, defects=options.defect, true_ids=options.official,
+    )  # fmt: skip
+    spoiled = f", with {', '.join(options.defect)}" if options.defect else ""
+    written = (
+        f"{sum(source['bytes'] for source in expected['sources'].values()):,} bytes"
+        if expected["sources"]
+        else "folders"
+    )
+    print(f"{options.out}: {' + '.join(parts)} as {written}{spoiled}, in {time.monotonic() - start:.1f} s")
+    print(
+        f"labeled {sum(expected['findings'].values()):,} · segmented {expected['segmented']:,} with "
+        f"{expected['instances']:,} polyps in {expected['boxes']:,} boxes · unlabeled {expected['unlabeled']:,}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,349 @@
+"""What scripts.build promises of its output."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+
+from hyper_kvasir import CONFIGS, OFFICIAL, TAXONOMY, VIEWS, Expected
+from scripts.build import main
+from scripts.verify import main as verify
+from tests.conftest import ROOT, build, tree
+from tests.fake_source import write_source
+
+
+def command_for(source, out, *arguments):
+    command = [sys.executable, "-m", "scripts.build", "--source", source, "--out", out]
+    return [str(part) for part in [*command, "--expect", source / "expected.json", *arguments]]
+
+
+# --------------------------------------------------------------------------------------------------------- real data
+
+
+def test_the_real_segmented_part(real, tmp_path):
+    import zipfile
+
+    out = tmp_path / "out"
+    build(real, out, "--config", "segmented", expect=False)
+    assert verify([str(out)]) == 0
+    rows = load_dataset(str(out), "segmented", split="train").cast_column("image", datasets.Image(decode=False))
+    assert len(rows) == 1000
+    assert sum(len(objects["id"]) for objects in rows["objects"]) == 1071
+    archive = zipfile.ZipFile(real / "hyper-kvasir-segmented-images.zip")
+    for row in rows:
+        assert row["image"]["bytes"] == archive.read(f"segmented-images/images/{row['image_id']}.jpg")
+
+
+def test_the_real_labeled_sample_is_incomplete(real, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    arguments = ["--source", str(real / "labeled-sample"), "--config", "labeled", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    listed = [line[2:] for line in capsys.readouterr().err.splitlines() if line.startswith("- ")]
+    assert len(listed) == 23 + 2  # each finding, and the two fold csvs
+    assert any("cecum: 1 of 1,009 images; listed in image-labels.csv but missing: 1,008" in line for line in listed)
+    assert main([*arguments, "--no-verify"]) == 0
+    missing = [line[9:] for line in capsys.readouterr().err.splitlines() if line.startswith("missing: ")]
+    assert missing == listed
+    assert len(load_dataset(str(tmp_path / "out"), "labeled", split="train")) == 16
+
+
+# ------------------------------------------------------------------------------------------------------- true numbers
+
+
+@pytest.fixture(scope="module")
+def full(real, tmp_path_factory):
+    """All 111,079 images in tiny, with the true ids, labels and folds, built."""
+    folder = tmp_path_factory.mktemp("full")
+    write_source(folder / "source", images="tiny", true_ids=real)
+    build(folder / "source", folder / "out")
+    shutil.rmtree(folder / "source")
+    return folder / "out"
+
+
+@pytest.mark.xdist_group("full")
+def test_every_published_number(full):
+    """The numbers of FACTS.md, typed here once more on purpose, out of load_dataset on the built folder."""
+    rows = {
+        "labeled": {"train": 10662},
+        "unlabeled": {"train": 99417},
+        "segmented": {"train": 1000},
+        "tract": {"lower_gi_tract": 7210, "upper_gi_tract": 3452},
+        "category": {
+            "anatomical_landmarks": 4104,
+            "pathological_findings": 2642,
+            "therapeutic_interventions": 1991,
+            "quality_of_mucosal_views": 1925,
+        },
+        "fold_2": {"fold_0": 5324, "fold_1": 5338},
+        "fold_5": {"fold_0": 2122, "fold_1": 2122, "fold_2": 2122, "fold_3": 2122, "fold_4": 2174},
+    }
+    assert list(rows) == CONFIGS
+    ids = {}
+    for config, splits in rows.items():
+        loaded = load_dataset(str(full), config)
+        assert {split: len(part) for split, part in loaded.items()} == splits
+        ids[config] = [image_id for part in loaded.values() for image_id in part["image_id"]]
+        assert len(set(ids[config])) == len(ids[config])
+        if config == "labeled":
+            found = datasets.concatenate_datasets(list(loaded.values()))
+            names = found.features["label"].names
+            counts = {name: 0 for name in names}
+            for label in found["label"]:
+                counts[names[label]] += 1
+            assert counts == {finding.name: finding.count for finding in TAXONOMY}
+        if config == "segmented":
+            assert sum(i.getextrema()[1] for i in loaded["train"]["instances"]) == 1063
+            assert sum(len(objects["bbox"]) for objects in loaded["train"]["objects"]) == 1071
+    for view in ("tract", "category", "fold_2", "fold_5"):
+        assert set(ids[view]) == set(ids["labeled"])
+    assert set(ids["segmented"]) < set(ids["labeled"])
+    assert len(set(ids["labeled"]) | set(ids["unlabeled"])) == 110079
+
+
+@pytest.mark.xdist_group("full")
+def test_the_full_folder_verifies(full, capsys):
+    from hyper_kvasir import FINDINGS
+
+    assert verify([str(full)]) == 0
+    said = capsys.readouterr().out
+    assert "all good" in said and all(f"finding {name} " in said for name in FINDINGS)
+
+
+@pytest.mark.xdist_group("full")
+def test_no_image_is_stored_twice(full):
+    """All views of the labeled images are globs over the same files; each file is in one split of each."""
+    import fnmatch
+
+    files = [str(path.relative_to(full)) for path in full.rglob("*.parquet")]
+    labeled = sorted(f for f in files if f.startswith("data/labeled/"))
+    for view in ("labeled", "tract", "category", "fold_2", "fold_5"):
+        taken = [f for pattern in VIEWS[view].values() for f in fnmatch.filter(files, pattern)]
+        assert sorted(taken) == labeled
+
+
+# -------------------------------------------------------------------------------------------------------- the output
+
+
+def test_one_row_group_and_one_page_an_image(built):
+    for path in built.rglob("*.parquet"):
+        footer = pq.read_metadata(path)
+        assert footer.num_row_groups == 1
+        for i in range(footer.num_columns):
+            column = footer.row_group(0).column(i)
+            assert column.compression == "UNCOMPRESSED" and column.has_offset_index
+
+
+def test_rows_are_in_the_order_of_their_ids(built):
+    for path in built.rglob("*.parquet"):
+        ids = pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
+        assert ids == sorted(ids)
+
+
+def test_workers_do_not_change_a_byte(source, built, tmp_path):
+    build(source, tmp_path / "out", "--workers", "1")
+    assert tree(tmp_path / "out") == tree(built)
+
+
+def test_nothing_changed_nothing_written(source, built, tmp_path, capsys):
+    shutil.copytree(built, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in [tmp_path / "out", *(tmp_path / "out").rglob("*")]}
+    build(source, tmp_path / "out")
+    assert {path: path.stat().st_mtime_ns for path in [tmp_path / "out", *(tmp_path / "out").rglob("*")]} == before
+    assert "43 (0 built, 43 already there)" in capsys.readouterr().err
+
+
+def test_a_file_that_was_lost_is_built_again(source, built, tmp_path, capsys):
+    shutil.copytree(built, tmp_path / "out")
+    next((tmp_path / "out").rglob("*.parquet")).unlink()
+    build(source, tmp_path / "out")
+    assert "(1 built, 42 already there)" in capsys.readouterr().err
+    assert tree(tmp_path / "out") == tree(built)
+
+
+def test_new_labels_touch_only_the_files_that_images_leave_and_enter(source, built, tmp_path):
+    shutil.copytree(built, tmp_path / "out")
+    write_source(tmp_path / "source", images="tiny", relabel=1)
+    build(tmp_path / "source", tmp_path / "out")
+    before, after = tree(built / "data"), tree(tmp_path / "out/data")
+    changed = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)]
+    assert 1 <= len(changed) <= 2
+    build(tmp_path / "source", tmp_path / "new")
+    assert tree(tmp_path / "out") == tree(tmp_path / "new")
+
+
+def test_files_of_images_that_are_gone_are_removed(source, tmp_path):
+    write_source(tmp_path / "more", images="tiny", findings=None, add=40)
+    build(tmp_path / "more", tmp_path / "out")
+    build(source, tmp_path / "out")
+    build(source, tmp_path / "new")
+    assert tree(tmp_path / "out") == tree(tmp_path / "new")
+
+
+def test_configs_of_earlier_builds_stay(source, built, tmp_path):
+    for config in ("segmented", "fold_5", "unlabeled"):
+        build(source, tmp_path / "out", "--config", config)
+    assert list(json.loads((tmp_path / "out/manifest.json").read_text())["configs"]) == [
+        "unlabeled",
+        "segmented",
+        "fold_5",
+    ]
+    assert verify([str(tmp_path / "out"), "--expect", f"{source}/expected.json"]) == 0
+    assert tree(tmp_path / "out/data") == tree(built / "data")
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_any_config_alone(config, source, tmp_path):
+    build(source, tmp_path / "out", "--config", config)
+    expected = Expected.load(source / "expected.json")
+    loaded = load_dataset(str(tmp_path / "out"), config)
+    assert {split: len(rows) for split, rows in loaded.items()} == expected.split_rows(config)
+
+
+def test_a_build_killed_at_any_moment_goes_on_where_it_was(source, built, tmp_path):
+    """Kill -9 at ten random moments of one build, then a last run: the tree is that of a build never killed.
+
+    The moments follow the files that are there, not the clock, so that a busy machine has them too.
+    """
+    chance, out, killed = random.Random(7), tmp_path / "out", 0
+    for wanted in sorted(chance.sample(range(1, 43), 8)) + [43, 43]:
+        process = subprocess.Popen(command_for(source, out), cwd=ROOT, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(out.rglob("*.parquet"))) < wanted:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.05))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+        if (out / "manifest.json").exists():
+            assert len(list(out.glob("data/**/*.parquet"))) == 43, "looks finished"
+    assert killed >= 5
+    build(source, out)
+    assert tree(out) == tree(built)
+
+
+def test_two_builds_into_one_folder_do_not_mix(source, built, tmp_path):
+    processes = [
+        subprocess.Popen(command_for(source, tmp_path / "out"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert tree(tmp_path / "out") == tree(built)
+
+
+def test_an_image_file_in_the_current_folder_changes_nothing(source, built, tmp_path, monkeypatch):
+    """Image.encode_example would drop the bytes of an image whose name it finds in the current folder."""
+    image_id = pq.read_table(built / "data/segmented/00.parquet", columns=["image_id"])["image_id"][0].as_py()
+    (tmp_path / f"{image_id}.jpg").write_bytes(b"another")
+    monkeypatch.chdir(tmp_path)
+    build(source, tmp_path / "out", "--config", "segmented")
+    assert tree(tmp_path / "out/data/segmented") == tree(built / "data/segmented")
+
+
+def test_the_official_numbers_are_those_of_the_taxonomy():
+    assert OFFICIAL.labeled == sum(OFFICIAL.split_rows("fold_2").values()) == sum(OFFICIAL.fold_5) == 10662
+
+
+STREAM = """
+import os, sys, time
+from datasets import load_dataset, get_dataset_split_names
+for split in get_dataset_split_names(sys.argv[1], sys.argv[2]):
+    row = next(iter(load_dataset(sys.argv[1], sys.argv[2], split=split, streaming=True)))
+    print(split, row["image_id"], row["image"].size)
+"""
+
+
+def test_streaming_one_row_ends_by_itself(built):
+    """A Parquet file of several row groups makes the program hang at its end (apache/arrow#45214)."""
+    processes = {
+        config: subprocess.Popen([sys.executable, "-c", STREAM, str(built), config], stdout=subprocess.PIPE, text=True)
+        for config in CONFIGS
+    }
+    for config, process in processes.items():
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0 and len(said.splitlines()) == len(VIEWS[config])
+
+
+def test_workers_end_with_a_killed_build(source, tmp_path):
+    process = subprocess.Popen(command_for(source, tmp_path / "out"), cwd=ROOT, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        pytest.skip("no /proc to find the workers in")
+    workers = []
+    while process.poll() is None and not workers:
+        workers = [int(pid) for pid in children.read_text().split()]
+    process.kill()
+    process.wait()
+    time.sleep(2)
+    assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}/cmdline") and _alive(pid)]
+
+
+def _alive(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_a_build_cut_off_while_the_card_is_drawn_keeps_other_configs(source, tmp_path, monkeypatch):
+    import scripts.pipeline.card as card
+
+    build(source, tmp_path / "out", "--config", "segmented")
+    with monkeypatch.context() as patch:
+        patch.setattr(card, "write_card", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build(source, tmp_path / "out", "--config", "unlabeled")
+    assert not (tmp_path / "out/manifest.json").exists()
+    build(source, tmp_path / "out", "--config", "unlabeled")
+    build(source, tmp_path / "new", "--config", "segmented", "--config", "unlabeled")
+    assert tree(tmp_path / "out") == tree(tmp_path / "new")
+
+
+def test_a_staged_part_that_was_damaged_is_built_again(source, built, tmp_path):
+    part = "data/unlabeled/00.parquet"
+    staged = tmp_path / "out/.building" / part
+    staged.parent.mkdir(parents=True)
+    data = bytearray((built / part).read_bytes())
+    data[200] ^= 1
+    staged.write_bytes(bytes(data))
+    build(source, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(built)
+
+
+def test_a_manifest_that_names_files_outside_is_refused(source, built, tmp_path, capsys):
+    shutil.copytree(built, tmp_path / "out")
+    (tmp_path / "precious.txt").write_text("mine")
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    manifest["files"]["data/unlabeled/../../../precious.txt"] = next(iter(manifest["files"].values()))
+    (tmp_path / "out/manifest.json").write_text(json.dumps(manifest))
+    assert main(["--source", str(source), "--out", str(tmp_path / "out"), "--expect", f"{source}/expected.json"]) == 1
+    assert "a path outside of its folder" in capsys.readouterr().err
+    assert (tmp_path / "precious.txt").exists()
+
+
+def test_an_id_in_two_folders_is_refused(tmp_path, capsys):
+    write_source(tmp_path / "source", images="tiny", form="folder", parts=("unlabeled",))
+    images = tmp_path / "source/unlabeled-images/images"
+    (images / "copy").mkdir()
+    image = sorted(images.glob("*.jpg"))[0]
+    shutil.copy(image, images / "copy" / image.name)
+    flags = ["--config", "unlabeled", "--expect", f"{tmp_path}/source/expected.json"]
+    assert main(["--source", f"{tmp_path}/source", "--out", f"{tmp_path}/out", *flags]) == 1
+    assert "lies below images/; expected right in it" in capsys.readouterr().err
+
+
+def test_an_incomplete_build_does_not_verify(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    shutil.copytree(source, tmp_path / "source")
+    for k in (2, 5):
+        (tmp_path / f"source/{k}_fold_split.csv").unlink()
+    build(tmp_path / "source", tmp_path / "out", "--config", "labeled", "--no-verify")
+    assert verify([str(tmp_path / "out"), "--expect", f"{source}/expected.json"]) == 1
+    assert "from an incomplete source" in capsys.readouterr().out

@@ -1,0 +1,207 @@
+"""hyper_kvasir.py as users of datasets know a loading script: configs, data_dir, downloads, streaming."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+
+import datasets
+import numpy as np
+import pytest
+from datasets.exceptions import DatasetGenerationError
+
+import hyper_kvasir
+from hyper_kvasir import CONFIGS, FINDINGS, POLYPS, SOURCES, Expected, HyperKvasir, Source, SourceError, features_of
+from tests.conftest import ROOT
+from tests.fake_source import write_source
+
+
+def builder(config, source, **settings):
+    return HyperKvasir(config_name=config, data_dir=str(source), expected=str(source / "expected.json"), **settings)
+
+
+def raw(rows):
+    """Rows with undecoded images, by id."""
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):
+            rows = rows.cast_column(name, datasets.Image(decode=False))
+    return {row["image_id"]: row for row in rows}
+
+
+def test_what_the_ecosystem_expects():
+    assert [config.name for config in HyperKvasir.BUILDER_CONFIGS] == CONFIGS
+    assert HyperKvasir.DEFAULT_CONFIG_NAME == "labeled" and HyperKvasir().config.name == "labeled"
+    for config in CONFIGS:
+        info = HyperKvasir(config_name=config).info
+        assert info.description and info.citation.startswith("@article") and info.homepage and "CC BY" in info.license
+        assert str(info.version) == "1.0.0" and info.features == features_of(config)
+        total = {"unlabeled": 99417, "segmented": 1000}.get(config, 10662)
+        assert sum(split.num_examples for split in info.splits.values()) == total
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("file_format", ["arrow", "parquet"])
+def test_prepared_rows_are_those_of_the_built_folder(config, file_format, source, built, tmp_path):
+    made = builder(config, source, cache_dir=str(tmp_path))
+    made.download_and_prepare(file_format=file_format, num_proc=2)
+    if file_format == "arrow":
+        rows = made.as_dataset()
+    else:
+        rows = datasets.load_dataset("parquet", data_files={s: f"{made.cache_dir}/*-{s}*" for s in made.info.splits})
+    stored = datasets.load_dataset(str(built), config)
+    assert set(rows) == set(stored)
+    for split in rows:
+        assert rows[split].features == stored[split].features
+        assert raw(rows[split]) == raw(stored[split])
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_streaming_from_the_archive(config, source, built):
+    stream = builder(config, source).as_streaming_dataset()
+    for split, rows in stream.items():
+        stored = datasets.load_dataset(str(built), config, split=split)
+        assert sorted(row["image_id"] for row in rows) == sorted(stored["image_id"])
+
+
+def test_a_segmented_row(source):
+    row = next(iter(builder("segmented", source).as_streaming_dataset(split="train")))
+    assert row["mask"].mode == row["instances"].mode == "L"
+    assert row["mask"].size == row["instances"].size == row["image"].size == (row["width"], row["height"])
+    assert set(np.unique(row["mask"])) == {0, 255}
+    assert row["label"] == POLYPS == FINDINGS.index("polyps")
+    assert row["objects"]["id"] == list(range(len(row["objects"]["bbox"])))
+
+
+def test_boxes_are_the_sources_in_coco_form(source):
+    import zipfile
+
+    with zipfile.ZipFile(source / "hyper-kvasir-segmented-images.zip") as archive:
+        corners = json.loads(archive.read("segmented-images/bounding-boxes.json"))
+    for row in builder("segmented", source).as_streaming_dataset(split="train"):
+        boxes = [[b["xmin"], b["ymin"], b["xmax"], b["ymax"]] for b in corners[row["image_id"]]["bbox"]]
+        assert [[x, y, x + w, y + h] for x, y, w, h in row["objects"]["bbox"]] == boxes
+        assert row["objects"]["area"] == [w * h for _, _, w, h in row["objects"]["bbox"]]
+
+
+def test_official_numbers_are_checked_by_default(source, tmp_path):
+    with pytest.raises(SourceError, match="cecum: 7 of 1,009 images"):
+        HyperKvasir(config_name="labeled", data_dir=str(source), cache_dir=str(tmp_path)).download_and_prepare()
+
+
+def test_no_checks_builds_a_partial_source(source, tmp_path):
+    made = HyperKvasir(config_name="fold_2", data_dir=str(source), cache_dir=str(tmp_path))
+    made.download_and_prepare(verification_mode="no_checks")
+    assert sum(map(len, made.as_dataset().values())) == 137
+
+
+def test_a_damaged_image_is_named_through_datasets(tmp_path):
+    write_source(tmp_path / "source", images="tiny", parts=("labeled",), form="folder", defects=["truncated_jpeg"])
+    with pytest.raises(DatasetGenerationError) as caught:
+        builder("labeled", tmp_path / "source", cache_dir=str(tmp_path / "cache")).download_and_prepare()
+    assert "expected a whole JPEG image: image file is truncated" in str(caught.value.__cause__)
+
+
+def test_a_missing_archive_says_what_to_download(tmp_path):
+    with pytest.raises(SourceError, match=r"no hyper-kvasir-unlabeled-images.zip.*Download https://.* to "):
+        HyperKvasir(config_name="unlabeled", data_dir=str(tmp_path)).download_and_prepare()
+
+
+# --------------------------------------------------------------------------------------------------------- downloads
+
+
+@pytest.fixture
+def served(web, source, monkeypatch):
+    """The miniature on a web server, as the second address of each source; the first one does not answer."""
+    address, folder, requests = web
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+    for name, official in SOURCES.items():
+        sha256 = hashlib.sha256((folder / official.file).read_bytes()).hexdigest()
+        addresses = (f"{address}gone/{official.file}", address + official.file)
+        monkeypatch.setitem(hyper_kvasir.SOURCES, name, Source(official.file, addresses, None, sha256))
+    return web
+
+
+@pytest.mark.parametrize("config", ["labeled", "segmented", "unlabeled"])
+def test_download_falls_back_to_the_second_address(config, served, source, tmp_path):
+    made = HyperKvasir(config_name=config, expected=str(source / "expected.json"), cache_dir=str(tmp_path / "cache"))
+    made.download_and_prepare()
+    assert len(made.as_dataset(split="train")) == getattr(Expected.load(source / "expected.json"), config)
+
+
+def test_a_second_build_downloads_nothing(served, source, tmp_path):
+    _, _, requests = served
+    for config in ("labeled", "fold_2"):
+        settings = {"expected": str(source / "expected.json"), "cache_dir": str(tmp_path / "cache")}
+        HyperKvasir(config_name=config, **settings).download_and_prepare()
+    downloads = [path for path, _ in requests if path == "/hyper-kvasir-labeled-images.zip"]
+    assert len(downloads) == 1
+
+
+def test_a_download_of_another_digest_is_refused(served, source, tmp_path):
+    _, folder, _ = served
+    archive = bytearray((folder / "hyper-kvasir-labeled-images.zip").read_bytes())
+    archive[-2:] = b"\x01\x00"  # a zip comment of one byte
+    (folder / "hyper-kvasir-labeled-images.zip").write_bytes(bytes(archive) + b"x")
+    made = HyperKvasir(config_name="labeled", expected=str(source / "expected.json"), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(SourceError, match="not the official hyper-kvasir-labeled-images.zip"):
+        made.download_and_prepare()
+
+
+def test_a_fold_csv_of_another_digest_is_refused(served, source, tmp_path):
+    _, folder, _ = served
+    with open(folder / "5_fold_split.csv", "a") as file:
+        file.write("\n")
+    made = HyperKvasir(config_name="labeled", expected=str(source / "expected.json"), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(SourceError, match="5_fold_split.csv: downloaded with sha256"):
+        made.download_and_prepare()
+
+
+def test_no_address_answers(web, monkeypatch, tmp_path):
+    address = web[0]
+    gone = Source("hyper-kvasir-unlabeled-images.zip", (address + "one", address + "two"))
+    monkeypatch.setitem(hyper_kvasir.SOURCES, "unlabeled", gone)
+    with pytest.raises(SourceError, match=r"could not be downloaded: http://\S+/one.*http://\S+/two.* pass its folder"):
+        HyperKvasir(config_name="unlabeled", cache_dir=str(tmp_path)).download_and_prepare()
+
+
+def test_a_remote_archive_is_streamed_by_range(served, source, built):
+    """Without data_dir, streaming reads the zip's directory and then each member by one Range request."""
+    _, folder, requests = served
+    made = HyperKvasir(config_name="unlabeled", expected=str(source / "expected.json"))
+    rows = {row["image_id"]: row for row in made.as_streaming_dataset(split="train").decode(False)}
+    assert rows == raw(datasets.load_dataset(str(built), "unlabeled", split="train"))
+    size = (folder / "hyper-kvasir-unlabeled-images.zip").stat().st_size
+    ranges = [span for path, span in requests if "unlabeled" in path and span]
+    assert len(ranges) >= len(rows) and f"bytes=0-{size - 1}" not in ranges[-len(rows) :]
+
+
+def test_a_module_named_by_its_path_is_all_that_is_needed(source, tmp_path):
+    """The loading script stands alone: copied elsewhere, it works without this repository."""
+    shutil.copy(ROOT / "hyper_kvasir.py", tmp_path)
+    code = (
+        "from hyper_kvasir import HyperKvasir; "
+        f"b = HyperKvasir(config_name='tract', data_dir={str(source)!r}, expected={str(source / 'expected.json')!r}, "
+        f"cache_dir={str(tmp_path / 'cache')!r}); b.download_and_prepare(); print(b.as_dataset())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "lower_gi_tract" in done.stdout, done.stderr
+
+
+def test_a_partial_build_in_the_cache_is_not_taken_for_a_whole_one(tmp_path):
+    write_source(tmp_path / "source", images="tiny", form="folder", parts=("unlabeled",))
+    images = sorted((tmp_path / "source/unlabeled-images/images").glob("*.jpg"))
+    (tmp_path / "away").mkdir()
+    for image in images[1:]:
+        image.rename(tmp_path / "away" / image.name)
+    settings = {"cache_dir": str(tmp_path / "cache")}
+    made = builder("unlabeled", tmp_path / "source", **settings)
+    made.download_and_prepare(verification_mode="no_checks")
+    assert len(made.as_dataset(split="train")) == 1
+    with pytest.raises(SourceError, match="an incomplete earlier build"):
+        builder("unlabeled", tmp_path / "source", **settings).download_and_prepare()
+    for image in images[1:]:
+        (tmp_path / "away" / image.name).rename(image)
+    made = builder("unlabeled", tmp_path / "source", **settings)
+    made.download_and_prepare()
+    assert len(made.as_dataset(split="train")) == len(images)

@@ -1,0 +1,96 @@
+"""Wide inputs: components of any mask, parts of any rows, members of any zip."""
+
+import io
+import zipfile
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from scipy import ndimage
+
+import hyper_kvasir
+from hyper_kvasir import Archive, Member, Row, SourceError, label_components, list_members, plan_parts, read_member
+
+IDS = st.uuids(version=4).map(str)
+
+
+@given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)))
+@settings(max_examples=300, deadline=None)
+def test_components_are_those_of_scipy(mask):
+    wanted, number = ndimage.label(mask, np.ones((3, 3)))
+    found = label_components(mask)
+    assert found.shape == mask.shape and found.max(initial=0) == number
+    assert np.array_equal(found, wanted)
+
+
+@given(st.dictionaries(IDS, st.integers(1, 40), min_size=1, max_size=60), IDS)
+@settings(max_examples=200, deadline=None)
+def test_parts_hold_every_row_once_and_are_small(sizes, new):
+    rows = [Row(image_id, Member(f"{image_id}.jpg", size)) for image_id, size in sorted(sizes.items())]
+    before = hyper_kvasir.PART_BYTES
+    hyper_kvasir.PART_BYTES = 100
+    try:
+        parts = plan_parts("unlabeled", Archive("a.zip", True, "a.zip"), rows)
+        assert [row for part in parts for row in part.rows] == rows
+        assert len({part.path for part in parts}) == len(parts)
+        for part in parts:
+            assert len(part.rows) == 1 or sum(row.image.size for row in part.rows) <= 100
+        # One more image touches one part, unless the ranges must be halved for it.
+        more = sorted([*rows, Row(new, Member("new.jpg", 1))])
+        after = {part.path: part.rows for part in plan_parts("unlabeled", Archive("a.zip", True, "a.zip"), more)}
+        old = {part.path: part.rows for part in parts}
+        if new not in sizes and _bits(after) == _bits(old):
+            assert len([path for path in after if after[path] != old.get(path)]) == 1
+    finally:
+        hyper_kvasir.PART_BYTES = before
+
+
+def _bits(parts):
+    """The number of leading bits by which these parts can have been cut: the least that tells them apart."""
+    for bits in range(17):
+        ranges = [{int(row.image_id[:8], 16) >> (32 - bits) for row in rows} for rows in parts.values()]
+        if all(len(r) == 1 for r in ranges) and len(set(map(frozenset, ranges))) == len(ranges):
+            return bits
+
+
+MEMBERS = st.dictionaries(
+    IDS.map(lambda image_id: f"unlabeled-images/images/{image_id}.jpg"), st.binary(max_size=300), max_size=8
+)
+
+
+@given(MEMBERS, st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]), st.binary(max_size=20))
+@settings(max_examples=150, deadline=None)
+def test_members_are_read_as_zipfile_reads_them(tmp_path_factory, files, method, comment):
+    path = tmp_path_factory.mktemp("zip") / "hyper-kvasir-unlabeled-images.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.comment = comment
+        for name, data in files.items():
+            archive.writestr(name, data)
+    source = Archive(str(path), True, path.name)
+    problems = []
+    members = list_members(source, "unlabeled", problems) if files else {}
+    assert not problems
+    assert {f"unlabeled-images/{name}": read_member(source, member) for name, member in members.items()} == files
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_damaged_zip_never_gives_other_bytes(tmp_path_factory, data):
+    """Whatever byte is flipped: the member is read right, or refused by name; never other bytes."""
+    name, content = "unlabeled-images/images/00000000-0000-4000-8000-000000000000.jpg", b"pixel " * 40
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    damaged = bytearray(buffer.getvalue())
+    damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
+    path = tmp_path_factory.mktemp("zip") / "hyper-kvasir-unlabeled-images.zip"
+    path.write_bytes(bytes(damaged))
+    source, problems = Archive(str(path), True, path.name), []
+    try:
+        members = list_members(source, "unlabeled", problems)
+        for found in members.values():
+            if found.name == name:
+                assert read_member(source, found) == content
+    except SourceError as error:
+        assert str(path) in str(error)

@@ -1,0 +1,241 @@
+"""Every defect of a source is refused by name, says what was expected and what to do, and leaves nothing finished."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hyper_kvasir import CONFIGS, part_of
+from scripts.build import main
+from tests.conftest import ROOT, build, tree
+from tests.fake_source import DEFECTS, ZIP_ONLY_DEFECTS, write_source
+
+# defect: (the part it is done to, what the message must say)
+REFUSED = {
+    "archive_missing": ("labeled", r"labeled part is missing: no hyper-kvasir-labeled-images.zip.* Download https://"),
+    "archive_truncated": ("labeled", r"labeled-images.zip: truncated or damaged zip .* has [\d,]+ bytes.*again"),
+    "not_a_zip": ("labeled", r"labeled-images.zip: is not a zip file; expected an official archive, download it again"),
+    "html_instead_of_zip": ("labeled", r"labeled-images.zip: is an HTML page in place of a zip file"),
+    "wrong_sha256": ("labeled", r"not the official .*: [\d,]+ bytes with sha256 \w{64}, expected .* \w{64}; download"),
+    "content_changed": ("segmented", r"not the official hyper-kvasir-segmented-images.zip: content digest \w{64}, exp"),
+    "bad_crc": ("labeled", r"labeled-images/\S+\.jpg: CRC is \w{8}, expected \w{8}; the file is damaged"),
+    "zero_byte_image": (
+        "labeled",
+        r"\.jpg: expected a whole JPEG image: it has zero bytes; download the archive again",
+    ),
+    "not_a_jpeg": ("labeled", r"\.jpg: expected a whole JPEG image: it is not a JPEG"),
+    "truncated_jpeg": ("labeled", r"\.jpg: expected a whole JPEG image: image file is truncated"),
+    "unknown_finding_folder": ("labeled", r"unknown finding folder 'upper-gi-tract/pathological-findings/angiectasia'"),
+    "listed_image_missing": ("labeled", r": 7 of 8 images; listed in image-labels.csv but missing: 1 \(\w{8}-"),
+    "unlisted_image": ("labeled", r"9 of 8 images; not listed in image-labels.csv: 1 \(\w{8}-"),
+    "csv_folder_disagree": ("labeled", r"is in folder \S+, but \S+ in image-labels.csv; correct one of them"),
+    "id_in_two_findings": ("labeled", r"\w{12} is in two findings, \S+ and \S+; keep one"),
+    "labels_csv_missing": ("labeled", r"labeled-images/image-labels.csv is missing"),
+    "labels_csv_malformed": ("labeled", r"image-labels.csv, line \d+: unknown finding"),
+    "not_a_uuid": ("labeled", r"photo1.jpg: no image name; expected <uuid>.jpg"),
+    "fold_csv_missing": (
+        "labeled",
+        r"2_fold_split.csv could not be downloaded: https://\S+5ae933b\S+.*\(looked for in",
+    ),
+    "fold_csv_unknown_class": ("labeled", r"2_fold_split.csv, line \d+: unknown class name 'normal-colon'; expected"),
+    "fold_csv_lacks_ids": ("labeled", r"2_fold_split.csv: images of \S+ that it lacks: 3 \(\w{8}-"),
+    "fold_csv_disagrees": ("labeled", r"the two fold csvs disagree: \S+ and \S+"),
+    "fold_bad_index": ("labeled", r"2_fold_split.csv, line \d+: split index '7'; expected 0 to 1"),
+    "mask_missing": ("segmented", r"segmented-images/images/\S+\.jpg: its mask masks/\S+\.jpg is missing"),
+    "mask_other_size": ("segmented", r"masks/\S+\.jpg: mask of \d+ x \d+ pixels, its image has \d+ x \d+"),
+    "mask_empty": ("segmented", r"masks/\S+\.jpg: empty mask; expected at least one polyp"),
+    "mask_without_image": ("segmented", r"masks without an image: 1 \(\w{8}-"),
+    "box_file_missing": ("segmented", r"segmented-images/bounding-boxes.json is missing; download the archive again"),
+    "box_file_malformed": ("segmented", r"bounding-boxes.json: malformed \(.*\); expected \{id: "),
+    "box_out_of_bounds": ("segmented", r"box \[\d+, \d+, \d+, \d+\] is empty or out of bounds of \d+ x \d+ pixels"),
+    "box_missing_for_image": ("segmented", r"bounding-boxes.json: \S+: no box for this image; expected"),
+    "name_with_dotdot": (
+        "labeled",
+        r"member 'labeled-images/\.\./\.\./\S+' has '\.\.' in its name; the archive is ref",
+    ),
+    "name_absolute": ("labeled", r"member '/tmp/\S+' has an absolute name; the archive is refused, download it again"),
+    "name_duplicate": ("labeled", r"member 'labeled-images/\S+' stands twice in the archive; the archive is refused"),
+    "name_symlink": ("labeled", r"member 'labeled-images/\S+' is a symbolic link; the archive is refused"),
+    "member_encrypted": ("labeled", r"member 'labeled-images/\S+' is encrypted; the archive is refused"),
+    "member_claims_huge_size": ("labeled", r"claims 50,000,000,000 bytes, more than any file of this dataset"),
+    "segmented_id_not_polyp": ("segmented", r"is polyps, but \S+ in the fold csvs; correct one of them"),
+}
+IN_A_FOLDER = [name for name in REFUSED if name not in ZIP_ONLY_DEFECTS]
+# Of these, "no_checks" builds what is true all the same, and says what is missing.
+WAIVED = [
+    "wrong_sha256",
+    "content_changed",
+    "listed_image_missing",
+    "unlisted_image",
+    "labels_csv_missing",
+    "fold_csv_missing",
+    "fold_csv_lacks_ids",
+    "mask_without_image",
+]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """So that a fold csv that is missing here is not downloaded, wherever the tests run."""
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+def parts_with(part):
+    """Generated parts so that a defect is done to `part`."""
+    return ("segmented",) if part == "segmented" else ("labeled", "segmented")
+
+
+def arguments_for(tmp_path, part):
+    configs = [config for config in CONFIGS if part_of(config) in parts_with(part)]
+    flags = [flag for config in configs for flag in ("--config", config)]
+    source = str(tmp_path / "source")
+    return ["--source", source, "--out", str(tmp_path / "out"), "--expect", f"{source}/expected.json", *flags]
+
+
+def nothing_finished(out):
+    assert not out.exists() or os.listdir(out) in ([], [".building"])
+
+
+def test_every_defect_is_tested():
+    assert set(DEFECTS) == set(REFUSED) | {"system_clutter"}
+
+
+@pytest.mark.parametrize("form, defect", [("zip", d) for d in REFUSED] + [("folder", d) for d in IN_A_FOLDER])
+def test_refused(form, defect, tmp_path, capsys):
+    part, message = REFUSED[defect]
+    write_source(tmp_path / "source", images="tiny", form=form, parts=parts_with(part), defects=[defect])
+    assert main(arguments_for(tmp_path, part)) == 1
+    said = capsys.readouterr().err
+    if form == "folder":  # messages name the folder there
+        message = message.replace("hyper-kvasir-segmented-images.zip", "segmented-images/")
+    assert re.search(message, said), said
+    assert "Traceback" not in said
+    nothing_finished(tmp_path / "out")
+
+
+@pytest.mark.parametrize("defect", WAIVED)
+def test_no_verify_builds_and_says_what_is_missing(defect, tmp_path, capsys):
+    part, _ = REFUSED[defect]
+    write_source(tmp_path / "source", images="tiny", parts=parts_with(part), defects=[defect])
+    assert main([*arguments_for(tmp_path, part), "--no-verify"]) == 0
+    assert "missing: " in capsys.readouterr().err
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["complete"] is False
+
+
+@pytest.mark.parametrize("defect", sorted(set(REFUSED) - set(WAIVED) - {"archive_missing"}))
+def test_no_verify_never_lets_damage_in(defect, tmp_path):
+    part, _ = REFUSED[defect]
+    write_source(tmp_path / "source", images="tiny", parts=parts_with(part), defects=[defect])
+    assert main([*arguments_for(tmp_path, part), "--no-verify"]) == 1
+    nothing_finished(tmp_path / "out")
+
+
+def test_all_problems_are_listed_at_once(tmp_path, capsys):
+    write_source(tmp_path / "source", images="tiny", defects=["truncated_jpeg"])
+    write_source(tmp_path / "other", images="tiny", parts=("segmented",), defects=["mask_empty", "box_file_malformed"])
+    os.replace(
+        tmp_path / "other/hyper-kvasir-segmented-images.zip", tmp_path / "source/hyper-kvasir-segmented-images.zip"
+    )
+    flags = [
+        "--source",
+        f"{tmp_path}/source",
+        "--out",
+        f"{tmp_path}/out",
+        "--expect",
+        f"{tmp_path}/source/expected.json",
+    ]
+    assert main(flags) == 1
+    said = capsys.readouterr().err
+    for text in ("image file is truncated", "malformed", "hyper-kvasir-labeled-images.zip: not the"):
+        assert text in said
+
+
+@pytest.mark.parametrize("form", ["zip", "folder", "full-zip"])
+@pytest.mark.parametrize("spelling", ["folder", "csv"])
+def test_every_form_and_spelling_gives_the_same_files(form, spelling, tmp_path, built):
+    write_source(tmp_path / "source", images="tiny", form=form, spelling=spelling)
+    build(tmp_path / "source", tmp_path / "out")
+    assert tree(tmp_path / "out/data") == tree(built / "data")
+
+
+def test_clutter_is_passed_over(tmp_path, built):
+    write_source(tmp_path / "source", images="tiny", form="folder", defects=["system_clutter"])
+    build(tmp_path / "source", tmp_path / "out")
+    assert tree(tmp_path / "out/data") == tree(built / "data")
+
+
+@pytest.mark.parametrize("inner", ["hyper-kvasir-labeled-images", "hyper-kvasir"])
+def test_folders_as_archive_managers_extract_them(inner, tmp_path):
+    write_source(tmp_path / "source", images="tiny", form="folder", parts=("labeled",))
+    (tmp_path / "source" / inner).mkdir()
+    shutil.move(tmp_path / "source/labeled-images", tmp_path / "source" / inner)
+    build(tmp_path / "source", tmp_path / "out", "--config", "labeled")
+
+
+def test_several_sources(tmp_path, built):
+    write_source(tmp_path / "one", images="tiny", parts=("labeled", "unlabeled"))
+    write_source(tmp_path / "two", images="tiny", parts=("segmented",), form="folder")
+    build(tmp_path / "one", tmp_path / "out", "--source", str(tmp_path / "two"))
+    assert tree(tmp_path / "out/data") == tree(built / "data")
+
+
+@pytest.mark.parametrize("belongings", ["notes.txt", "manifest.json"])
+def test_a_folder_of_something_else_is_not_written_to(belongings, tmp_path, source, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / belongings).write_text("{}")
+    flags = ["--source", str(source), "--out", str(out), "--expect", f"{source}/expected.json"]
+    assert main(flags) == 1
+    assert "belongs to something else; choose" in capsys.readouterr().err
+    assert tree(out) == {belongings: b"{}"}
+
+
+def test_an_output_below_a_file_is_refused(tmp_path, source, capsys):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file/out"):
+        assert main(["--source", str(source), "--out", str(out), "--expect", f"{source}/expected.json"]) == 1
+        assert f"error: {tmp_path}/file" in capsys.readouterr().err
+
+
+def test_too_small_a_disk_is_refused_before_any_work(tmp_path, source, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
+    flags = ["--source", str(source), "--out", str(tmp_path / "out"), "--expect", f"{source}/expected.json"]
+    assert main(flags) == 1
+    assert "GB needed, 0.0 GB free on its disk; free some space" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_runs_full_keeps_what_is_built(tmp_path, source, built):
+    """A limit on the size of files stands in for a full disk: a write fails in the middle of a file."""
+    command = [sys.executable, "-m", "scripts.build", "--source", source, "--out", tmp_path / "out"]
+    command = [str(part) for part in [*command, "--expect", source / "expected.json"]]
+    sizes = sorted(path.stat().st_size for path in built.rglob("*.parquet"))
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[-2], sizes[-2]))
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 1 and "kept: put that right and run again" in done.stderr, done.stderr
+    nothing_finished(tmp_path / "out")
+    assert not list(Path(tmp_path / "out").rglob("*.incomplete"))
+    build(source, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(built)
+
+
+def test_expected_numbers_of_another_form_are_refused(tmp_path, source, capsys):
+    (tmp_path / "numbers.json").write_text('{"findings": {"cecum": 1}}')
+    flags = ["--source", str(source), "--out", str(tmp_path / "out"), "--expect", str(tmp_path / "numbers.json")]
+    assert main(flags) == 1
+    assert "not a file of expected numbers" in capsys.readouterr().err
+
+
+def test_a_missing_source_folder_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--source", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+    assert "nowhere: no such folder" in capsys.readouterr().err
