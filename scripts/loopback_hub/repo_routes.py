@@ -1,0 +1,172 @@
+"""Routes of users and repositories: their life, settings, refs and pull requests."""
+
+import hashlib
+import json
+import re
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from .card import validate_card
+from .hub import ANONYMOUS, base_url, hub_of, param
+from .store import HubError, Repo
+
+API = "/api/datasets/{ns}/{name}"
+CI_IDENTITY = "loopback.ci.identity"  # the one identity token that is exchanged
+
+
+def whoami(request: Request) -> JSONResponse:
+    user = hub_of(request).user(request)
+    if user is ANONYMOUS:
+        raise HubError(401, "Invalid username or password.")
+    token = {"displayName": "loopback", "role": user.role}
+    return JSONResponse(
+        {
+            "type": "user",
+            "id": hashlib.sha1(user.name.encode()).hexdigest()[:24],
+            "name": user.name,
+            "fullname": user.name,
+            "orgs": [],
+            "auth": {"type": "access_token", "accessToken": token},
+        }
+    )
+
+
+def repo_url(request: Request, repo_id: str) -> str:
+    return f"{base_url(request)}/datasets/{repo_id}"
+
+
+async def exchange_token(request: Request) -> JSONResponse:
+    """Trusted publishers: the identity token of a CI job against a token that may write to one repository."""
+    body = await request.json()
+    if body.get("subject_token") != CI_IDENTITY or not str(body.get("resource")).startswith("datasets/"):
+        raise HubError(400, "invalid_grant: no trusted publisher of this repository has this identity")
+    token = next(token for token, user in hub_of(request).tokens.items() if user.role == "write")
+    return JSONResponse({"access_token": token, "token_type": "bearer", "expires_in": 3600})
+
+
+async def create_repo(request: Request) -> JSONResponse:
+    hub, user, body = hub_of(request), hub_of(request).writer(request), await request.json()
+    if body.get("type") != "dataset":
+        raise HubError(400, "This Hub has datasets only")
+    repo_id = f"{body.get('organization') or user.name}/{body['name']}"
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id):
+        raise HubError(400, f"Invalid repository name: {repo_id!r}")
+    private = body.get("visibility") == "private" or body.get("private") is True
+    url = repo_url(request, repo_id)
+    hub.store.create(repo_id, user.name, private, url)
+    return JSONResponse({"url": url, "name": repo_id})
+
+
+async def delete_repo(request: Request) -> JSONResponse:
+    hub, user, body = hub_of(request), hub_of(request).writer(request), await request.json()
+    repo = hub.repo_by_id(request, f"{body.get('organization') or user.name}/{body['name']}", write=True)
+    hub.store.delete(repo)
+    return JSONResponse({})
+
+
+async def update_settings(request: Request) -> JSONResponse:
+    repo, body = hub_of(request).repo(request, write=True), await request.json()
+    changes = {name: body[name] for name in ("private", "gated") if name in body}
+    if "visibility" in body:
+        changes["private"] = body["visibility"] == "private"
+    with repo.lock:
+        repo.save(**changes)
+    return JSONResponse(changes)
+
+
+def auth_check(request: Request) -> JSONResponse:
+    hub_of(request).repo(request, write=request.url.path.endswith("/write"))
+    return JSONResponse({})
+
+
+async def validate_yaml(request: Request) -> JSONResponse:
+    errors, warnings = validate_card((await request.json())["content"])
+    body = {"errors": [{"message": text} for text in errors], "warnings": [{"message": text} for text in warnings]}
+    return JSONResponse(body, 400 if errors else 200, {"X-Error-Code": "InvalidMetadata"} if errors else {})
+
+
+def list_refs(request: Request) -> JSONResponse:
+    repo = hub_of(request).repo(request)
+    groups: dict[str, list] = {"refs/heads/": [], "refs/tags/": [], "refs/pr/": []}
+    for ref, target in sorted(repo.refs.items()):
+        prefix = next(prefix for prefix in groups if ref.startswith(prefix))
+        groups[prefix].append({"name": ref.removeprefix(prefix), "ref": ref, "targetCommit": target})
+    answer = {"branches": groups["refs/heads/"], "converts": [], "tags": groups["refs/tags/"]}
+    if request.query_params.get("include_prs"):
+        answer["pullRequests"] = groups["refs/pr/"]
+    return JSONResponse(answer)
+
+
+async def create_tag(request: Request) -> JSONResponse:
+    repo, body = hub_of(request).repo(request, write=True), await request.json()
+    repo.create_ref(f"refs/tags/{body['tag']}", repo.resolve(param(request, "rev")).id)
+    return JSONResponse({})
+
+
+def delete_tag(request: Request) -> JSONResponse:
+    hub_of(request).repo(request, write=True).delete_ref(f"refs/tags/{param(request, 'rev')}")
+    return JSONResponse({})
+
+
+async def create_branch(request: Request) -> JSONResponse:
+    repo, body = hub_of(request).repo(request, write=True), await request.body()
+    start = (json.loads(body) if body else {}).get("startingPoint") or "main"
+    repo.create_ref(f"refs/heads/{param(request, 'rev')}", repo.resolve(start).id)
+    return JSONResponse({})
+
+
+def delete_branch(request: Request) -> JSONResponse:
+    repo, name = hub_of(request).repo(request, write=True), param(request, "rev")
+    if name == "main":
+        raise HubError(403, "The main branch cannot be deleted")
+    repo.delete_ref(f"refs/heads/{name}")
+    return JSONResponse({})
+
+
+async def create_discussion(request: Request) -> JSONResponse:
+    repo, body = hub_of(request).repo(request, write=True), await request.json()
+    if not body.get("pullRequest"):
+        raise HubError(400, "This Hub has pull requests, but no discussions")
+    number = repo.open_pull_request()
+    return JSONResponse({"num": number, "url": pull_request_url(request, repo, number), "pullRequest": True})
+
+
+def show_pull_request(request: Request) -> JSONResponse:
+    """As much of a pull request as the clients read; its changes are the commits of its ref."""
+    repo, number = hub_of(request).repo(request), request.path_params["number"]
+    about = {"num": number, "title": f"Pull request {number}", "status": "draft", "isPullRequest": True}
+    about |= {"createdAt": repo.resolve(f"refs/pr/{number}").date, "repo": {"name": repo.id, "type": "dataset"}}
+    return JSONResponse({**about, "changes": {"base": "refs/heads/main"}, "filesWithConflicts": [], "events": []})
+
+
+def pull_request_url(request: Request, repo: Repo, number: int) -> str:
+    return f"{repo_url(request, repo.id)}/discussions/{number}"
+
+
+async def super_squash(request: Request) -> JSONResponse:
+    hub = hub_of(request)
+    repo, body = hub.repo(request, write=True), await request.json()
+    made = repo.squash(param(request, "rev"), body.get("message") or "Super-squash", hub.writer(request).name)
+    return JSONResponse({"commitOid": made.id})
+
+
+routes = [
+    Route("/api/whoami-v2", whoami, name="whoami"),
+    Route("/oauth/token", exchange_token, methods=["POST"], name="oauth_token"),
+    Route("/api/repos/create", create_repo, methods=["POST"], name="create_repo"),
+    Route("/api/repos/delete", delete_repo, methods=["DELETE"], name="delete_repo"),
+    Route("/api/validate-yaml", validate_yaml, methods=["POST"], name="validate_yaml"),
+    Route(f"{API}/settings", update_settings, methods=["PUT"], name="settings"),
+    Route(f"{API}/auth-check", auth_check, name="auth_check"),
+    Route(f"{API}/auth-check/write", auth_check, name="auth_check"),
+    Route(f"{API}/refs", list_refs, name="refs"),
+    Route(f"{API}/tag/{{rev}}", create_tag, methods=["POST"], name="create_tag"),
+    Route(f"{API}/tag/{{rev}}", delete_tag, methods=["DELETE"], name="delete_tag"),
+    Route(f"{API}/branch/{{rev}}", create_branch, methods=["POST"], name="create_branch"),
+    Route(f"{API}/branch/{{rev}}", delete_branch, methods=["DELETE"], name="delete_branch"),
+    Route(f"{API}/discussions", create_discussion, methods=["POST"], name="create_pull_request"),
+    Route(f"{API}/discussions/{{number:int}}", show_pull_request, name="pull_request"),
+    Route(f"{API}/super-squash/{{rev}}", super_squash, methods=["POST"], name="super_squash"),
+]

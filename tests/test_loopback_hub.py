@@ -1,0 +1,369 @@
+"""The loopback Hub against the real clients, in LFS and Xet mode.
+
+The clients read HF_ENDPOINT when they are imported, so each `client_*` function below runs in a process of its own.
+"""
+
+import http.client
+import io
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from scripts.loopback_hub import LoopbackHub
+from scripts.loopback_hub.client import READ_TOKEN, WRITE_TOKEN
+
+ROOT = Path(__file__).resolve().parents[1]
+MODES = ["xet", "lfs"]
+CARD = """---
+license: cc-by-4.0
+configs:
+- config_name: first
+  data_files: data/first.parquet
+  default: true
+- config_name: second
+  data_files:
+  - split: train
+    path: data/second.parquet
+---
+# A test
+"""
+
+
+def run(hub, client, *arguments, token=WRITE_TOKEN, mode="xet", home=None):
+    """Run one of the client functions in a child process and give back what it returned."""
+    code = f"import json; from tests.test_loopback_hub import {client.__name__} as client; "
+    code += f"print('RESULT' + json.dumps(client(*{arguments!r})))"
+    environment = hub.env(token=token, xet=mode == "xet", home=home or hub.folder / f"home-{mode}")
+    command = [sys.executable, "-c", code]
+    child = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert child.returncode == 0, f"{client.__name__}: {child.stdout[-2000:]}{child.stderr[-6000:]}"
+    with (hub.folder / "client-output.txt").open("a") as output:
+        output.write(child.stdout + child.stderr)
+    return json.loads(child.stdout.rpartition("RESULT")[2])
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with LoopbackHub(tmp_path_factory.mktemp("hub"), page_size=5, lfs_part_size=1 << 20) as hub:
+        yield hub
+
+
+def parquet(rows, seed):
+    """A few MB with numbers and text, so that Xet packs chunks in more than one way."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    numbers = random.Random(seed)
+    table = pa.table(
+        {
+            "id": range(rows),
+            "value": [numbers.random() for _ in range(rows)],
+            "text": [f"row {i} " + "word " * numbers.randrange(9) for i in range(rows)],
+            "noise": [numbers.randbytes(40) for _ in range(rows)],
+        }
+    )
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="none", use_dictionary=False, row_group_size=rows)
+    return file.getvalue()
+
+
+def adding(files):
+    from huggingface_hub import CommitOperationAdd
+
+    return [CommitOperationAdd(path, data) for path, data in files.items()]
+
+
+def refusal(call, *arguments, **options):
+    """The name and status of the error that a client's call ends in."""
+    try:
+        call(*arguments, **options)
+    except Exception as error:
+        return [type(error).__name__, getattr(getattr(error, "response", None), "status_code", None)]
+    return None
+
+
+def first_version(repo):
+    """What is published first, and again unchanged; other bytes in each repository."""
+    tables = {"data/first.parquet": parquet(30_000, repo), "data/second.parquet": parquet(100, repo)}
+    return adding({"README.md": CARD.encode(), **tables})
+
+
+def client_publish(repo):
+    from huggingface_hub import HfApi
+
+    api, dataset = HfApi(), {"repo_type": "dataset"}
+    onto_main = {"commit_message": "one", **dataset}
+    assert api.whoami()["auth"]["accessToken"]["role"] == "write"
+    api.create_repo(repo, repo_type="dataset")
+    assert api.create_repo(repo, repo_type="dataset", exist_ok=True).repo_id == repo
+    start = api.dataset_info(repo).sha
+    done = api.create_commit(repo, first_version(repo), parent_commit=start, **onto_main)
+    api.create_tag(repo, tag="v1.0.0", revision=done.oid, **dataset)
+    assert refusal(api.create_tag, repo, tag="v1.0.0", **dataset) == ["HfHubHTTPError", 409]
+    stale = refusal(api.create_commit, repo, adding({"a.txt": b"a"}), parent_commit=start, **onto_main)
+    assert stale == ["HfHubHTTPError", 412]
+    bad_card = adding({"README.md": CARD.replace("second", "first").encode()})
+    assert refusal(api.create_commit, repo, bad_card, **onto_main)[0] == "ValueError"
+    return done.oid
+
+
+def client_publish_again(repo):
+    """The same files in a new process: nothing to commit."""
+    from huggingface_hub import HfApi
+
+    return HfApi().create_commit(repo, first_version(repo), commit_message="again", repo_type="dataset").oid
+
+
+def client_update(repo):
+    """Change one config, delete a file, look at everything that can be listed."""
+    from huggingface_hub import CommitOperationCopy, CommitOperationDelete, HfApi
+
+    api, dataset = HfApi(), {"repo_type": "dataset"}
+    head = api.dataset_info(repo).sha
+    many = {f"many/sub/{i:02}.txt": b"%d" % i for i in range(12)}
+    changes = adding({"data/second.parquet": parquet(200, repo), **many})
+    api.create_commit(repo, changes, commit_message="two", **dataset, parent_commit=head)
+    listed = api.list_repo_tree(repo, recursive=True, expand=True, **dataset)
+    tree = {entry.path: entry for entry in listed}
+    assert {"README.md", ".gitattributes", "data", "many/sub", *many, "data/first.parquet"} <= tree.keys()
+    assert tree["data/second.parquet"].last_commit.title == "two"
+    assert tree["README.md"].last_commit.title == "one"
+    assert len(list(api.list_repo_tree(repo, "many/sub", **dataset))) == 12
+    assert refusal(lambda: list(api.list_repo_tree(repo, "no", **dataset))) == ["RemoteEntryNotFoundError", 404]
+    assert [f.path for f in api.get_paths_info(repo, ["README.md", "no"], **dataset)] == ["README.md"]
+    assert [commit.title for commit in api.list_repo_commits(repo, **dataset)] == ["two", "one", "initial commit"]
+    changes = [CommitOperationCopy("data/first.parquet", "copy.parquet")]
+    changes += [CommitOperationDelete("many/", is_folder=True)]
+    done = api.create_commit(repo, changes, commit_message="three", **dataset)
+    names = api.list_repo_files(repo, **dataset)
+    assert names == [".gitattributes", "README.md", "copy.parquet", "data/first.parquet", "data/second.parquet"]
+    api.create_branch(repo, branch="try/it", revision="v1.0.0", **dataset)
+    api.delete_file("copy.parquet", repo, **dataset)
+    refs = api.list_repo_refs(repo, **dataset)
+    assert [ref.name for ref in refs.branches] == ["main", "try/it"] and [ref.name for ref in refs.tags] == ["v1.0.0"]
+    api.super_squash_history(repo, branch="try/it", **dataset)
+    assert len(api.list_repo_commits(repo, revision="try/it", **dataset)) == 1
+    api.delete_branch(repo, branch="try/it", **dataset)
+    request = api.create_commit(repo, adding({"note.txt": b"n"}), commit_message="pr", create_pr=True, **dataset)
+    assert request.pr_num == 1 and "note.txt" in api.list_repo_files(repo, revision="refs/pr/1", **dataset)
+    info = api.dataset_info(repo, files_metadata=True)
+    assert info.card_data.license == "cc-by-4.0" and {s.rfilename for s in info.siblings} == {*names} - {"copy.parquet"}
+    return done.oid
+
+
+def client_load(repo, first_commit):
+    import hashlib
+
+    from datasets import load_dataset
+    from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
+
+    assert load_dataset(repo, "first", split="train").num_rows == 30_000
+    assert load_dataset(repo, split="train").num_rows == 30_000
+    assert load_dataset(repo, "second", split="train").num_rows == 200
+    assert load_dataset(repo, "second", split="train", revision="v1.0.0").num_rows == 100
+    assert load_dataset(repo, "second", split="train", revision=first_commit).num_rows == 100
+    assert next(iter(load_dataset(repo, "first", split="train", streaming=True)))["id"] == 0
+    path = hf_hub_download(repo, "data/first.parquet", repo_type="dataset", revision="v1.0.0", force_download=True)
+    expected = HfApi().get_paths_info(repo, "data/first.parquet", repo_type="dataset", revision="v1.0.0")[0].lfs.sha256
+    content = Path(path).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == expected
+    middle = HfFileSystem().cat_file(f"datasets/{repo}@v1.0.0/data/first.parquet", start=500_000, end=500_100)
+    assert middle == content[500_000:500_100]
+    return len(content)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_publish_update_and_load(hub, mode):
+    repo = f"team/{mode}"
+    hub.reset()
+    first = run(hub, client_publish, repo, mode=mode)
+    uploaded = hub.counters()["uploaded"]
+    assert uploaded["xorbs" if mode == "xet" else "lfs"] > 1 << 20
+    assert uploaded["lfs" if mode == "xet" else "xorbs"] == 0
+    hub.reset()
+    # Another machine: in Xet mode only the answers of the deduplication query can tell it that all is here.
+    assert run(hub, client_publish_again, repo, mode=mode, home=hub.folder / f"other-{mode}") == first
+    assert hub.counters()["uploaded"]["xorbs"] == hub.counters()["uploaded"]["lfs"] == 0
+    run(hub, client_update, repo, mode=mode)
+    hub.reset()
+    size = run(hub, client_load, repo, first, mode=mode)
+    routes = hub.counters()["routes"]
+    assert routes["cas_fetch" if mode == "xet" else "resolve"]["bytes_out"] > size / 2
+
+
+def client_roles(repo):
+    from huggingface_hub import HfApi, hf_hub_download
+
+    api, nobody, wrong = HfApi(token=WRITE_TOKEN), HfApi(token=False), HfApi(token="hf_wrong")
+    reader = HfApi(token=READ_TOKEN)
+    api.create_repo(repo, repo_type="dataset", private=True)
+    api.create_commit(repo, adding({"a.parquet": b"PAR1" * 100}), commit_message="x", repo_type="dataset")
+    assert reader.dataset_info(repo).private and not nobody.repo_exists(repo, repo_type="dataset")
+    assert refusal(nobody.dataset_info, repo) == ["RepositoryNotFoundError", 401]
+    assert refusal(wrong.dataset_info, repo) == ["HfHubHTTPError", 401]
+    assert refusal(wrong.whoami)[1] == 401
+    assert refusal(api.dataset_info, "team/missing") == ["RepositoryNotFoundError", 404]
+    assert refusal(api.dataset_info, repo, revision="none") == ["RevisionNotFoundError", 404]
+    assert refusal(hf_hub_download, repo, "none.txt", repo_type="dataset", token=READ_TOKEN)[1] == 404
+    write = dict(commit_message="x", repo_type="dataset")
+    assert refusal(reader.create_commit, repo, adding({"b.txt": b"b"}), **write) == ["HfHubHTTPError", 403]
+    assert refusal(reader.create_repo, "team/other", repo_type="dataset") == ["HfHubHTTPError", 403]
+    assert refusal(reader.create_tag, repo, tag="t", repo_type="dataset") == ["HfHubHTTPError", 403]
+    api.update_repo_settings(repo, private=False, gated="auto", repo_type="dataset")
+    refused = refusal(hf_hub_download, repo, "a.parquet", repo_type="dataset", token=False)
+    assert refused[0] == "GatedRepoError"
+    api.update_repo_settings(repo, gated=False, repo_type="dataset")
+    assert hf_hub_download(repo, "a.parquet", repo_type="dataset", token=False)
+    api.delete_repo(repo, repo_type="dataset")
+    assert not api.repo_exists(repo, repo_type="dataset")
+
+
+def test_roles_private_and_missing(hub):
+    run(hub, client_roles, "team/secret", token=None)
+
+
+def ask(hub, method, path, data=None, token=WRITE_TOKEN, **headers):
+    """A plain request without any retry: status, body and headers, or None when the connection was cut."""
+    headers |= {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(hub.endpoint + path, data, headers, method=method)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20) as response:
+            return response.status, response.read(), response.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.read(), error.headers
+    except (OSError, http.client.HTTPException):
+        return None
+
+
+def create(hub, name):
+    body = {"organization": "raw", "name": name, "type": "dataset"}
+    return ask(hub, "POST", "/api/repos/create", json.dumps(body).encode())
+
+
+def commit_body(text, parent=None):
+    header = {"key": "header", "value": {"summary": text, "parentCommit": parent}}
+    file = {"key": "file", "value": {"path": "note.txt", "content": text, "encoding": "utf-8"}}
+    return "\n".join(map(json.dumps, [header, file])).encode()
+
+
+def commit(hub, name, text, parent=None):
+    return ask(hub, "POST", f"/api/datasets/raw/{name}/commit/main", commit_body(text, parent))
+
+
+def head(hub, name):
+    return json.loads(ask(hub, "GET", f"/api/datasets/raw/{name}")[1])["sha"]
+
+
+def test_faults(hub):
+    create(hub, "faults")
+    before = head(hub, "faults")
+    hub.reset()
+    hub.faults(429, method="POST", path="/commit/", retry_after=7)
+    status, _, headers = commit(hub, "faults", "a")
+    assert (status, headers["ratelimit"], headers["Retry-After"]) == (429, '"api";r=0;t=7', "7")
+    for action in (412, 409, 500, 503):
+        hub.faults(action, path="/commit/")
+        assert commit(hub, "faults", "a")[0] == action
+    hub.faults("cut", nth=2, times=2)
+    assert commit(hub, "faults", "a")[0] == 200
+    assert commit(hub, "faults", "b") is None and commit(hub, "faults", "b") is None
+    after = head(hub, "faults")
+    assert after != before
+    hub.faults("cut", path="/commit/", when="after")
+    assert commit(hub, "faults", "done though cut off", parent=after) is None
+    assert commit(hub, "faults", "x", parent=after)[0] == 412
+    hub.faults("cut", path="/resolve/", body_bytes=4)
+    assert ask(hub, "GET", "/datasets/raw/faults/resolve/main/note.txt") is None
+    hub.faults(path="/refs", delay=0.3)
+    start = time.monotonic()
+    assert ask(hub, "GET", "/api/datasets/raw/faults/refs")[0] == 200 and time.monotonic() - start > 0.3
+    assert all(fault["hits"] == fault["times"] for fault in hub.active_faults())
+    check_client_gone(hub)
+    hub.clear_faults()
+    applied = [(entry["fault"], entry["status"], entry["accepted"]) for entry in hub.log() if entry["fault"]]
+    assert applied[0] == ("before 429", 429, False) and ("after cut", None, True) in applied
+    assert [entry["index"] for entry in hub.log()] == list(range(1, len(hub.log()) + 1))
+    hub.limit_bandwidth(100_000)
+    start = time.monotonic()
+    commit(hub, "faults", "x" * 30_000)
+    hub.limit_bandwidth(0)
+    assert time.monotonic() - start > 0.25
+    with pytest.raises(urllib.error.HTTPError):
+        hub.faults("nonsense")
+
+
+def check_client_gone(hub):
+    """A client that dies while its request is held up: the work is not done after all."""
+    before = head(hub, "faults")
+    hub.faults(path="/commit/", delay=0.2)
+    connection = http.client.HTTPConnection("127.0.0.1", hub.port)
+    headers = {"Authorization": f"Bearer {WRITE_TOKEN}"}
+    connection.request("POST", "/api/datasets/raw/faults/commit/main", commit_body("late"), headers)
+    while not hub.active_faults()[-1]["hits"]:
+        time.sleep(0.02)
+    connection.close()
+    time.sleep(0.4)
+    assert head(hub, "faults") == before
+
+
+def test_one_of_several_writers_wins(hub):
+    create(hub, "race")
+    for turn in range(3):
+        parent, results = head(hub, "race"), []
+
+        def write(number, turn=turn, parent=parent, results=results):
+            results.append(commit(hub, "race", f"{turn} {number}", parent)[0])
+
+        writers = [threading.Thread(target=write, args=[number]) for number in range(6)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        assert sorted(results) == [200] + [412] * 5
+
+
+def test_range_requests(hub):
+    create(hub, "range")
+    commit(hub, "range", "0123456789")
+    address = "/datasets/raw/range/resolve/main/note.txt"
+    for asked, expected in [("bytes=2-4", b"234"), ("bytes=7-", b"789"), ("bytes=-2", b"89"), ("bytes=8-99", b"89")]:
+        status, body, headers = ask(hub, "GET", address, Range=asked)
+        assert (status, body, headers["Content-Range"].endswith("/10")) == (206, expected, True)
+    assert ask(hub, "GET", address, Range="bytes=10-")[0] == 416
+    status, body, headers = ask(hub, "HEAD", address)
+    assert (status, body, headers["Content-Length"], len(headers["X-Repo-Commit"])) == (200, b"", "10", 40)
+    assert ask(hub, "GET", "/datasets/raw/range/resolve/main/none")[2]["X-Error-Code"] == "EntryNotFound"
+
+
+def test_killed_and_started_again(tmp_path):
+    with LoopbackHub(tmp_path) as hub:
+        create(hub, "kept")
+        commit(hub, "kept", "kept")
+        kept, requests = head(hub, "kept"), hub.counters()["requests"]
+        hub.faults(path="/commit/", when="after", delay=30)
+        writer = threading.Thread(target=commit, args=(hub, "kept", "done, but not answered"))
+        writer.start()
+        while not hub.active_faults()[0]["hits"]:
+            time.sleep(0.02)
+        time.sleep(0.2)
+        hub.kill()
+        writer.join()
+        hub.start()
+        assert hub.counters()["requests"] == requests
+        commits = json.loads(ask(hub, "GET", "/api/datasets/raw/kept/commits/main")[1])
+        assert [entry["title"] for entry in commits] == ["done, but not answered", "kept", "initial commit"]
+        assert commits[1]["id"] == kept
+
+
+def test_no_token_in_any_log(hub):
+    ask(hub, "GET", f"/api/datasets/raw/faults?token={WRITE_TOKEN}&x={READ_TOKEN}")
+    logs = [hub.folder / name for name in ("requests.jsonl", "server.log", "client-output.txt")]
+    assert not [path for path in logs if path.exists() and "hf_loopback" in path.read_text()]
