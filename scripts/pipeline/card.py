@@ -1,0 +1,590 @@
+"""The repository's README.md and what goes along with it, from `dataset_card/` and what is in the files.
+
+    manifest = write_card(folder, manifest)       the files, written where they differ
+    stale(folder, manifest)                       what of them is not as it would be written now
+    lint_card(text, paths)                        whether the Hub takes the card
+    check_card(text, manifest, folder)            whether its numbers are those of the Parquet files
+
+Every number is counted (`scripts.pipeline.stats`); texts are in `dataset_card/`, numbers of others' marked as theirs.
+"""
+
+import fnmatch
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import jinja2
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from hyper_kvasir import (
+    CATEGORIES,
+    CITATION,
+    CONFIG_DESCRIPTIONS,
+    DEFAULT_CONFIG,
+    FINDINGS,
+    HOMEPAGE,
+    OFFICIAL,
+    TAXONOMY,
+    TRACTS,
+    VERSION,
+    part_of,
+)
+from scripts.pipeline import croissant, figures, stats
+from scripts.pipeline.figures import Example
+from scripts.pipeline.manifest import matching
+from scripts.pipeline.parquet import features_metadata
+
+TEXTS = Path(__file__).parents[2] / "dataset_card"
+PLACEHOLDER = "ns/hyper-kvasir"  # stands for the Hub repository until publication knows it
+LOW_QUALITY = 90  # of a JPEG, at most
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def card_key(manifest: dict, repo_id: str = PLACEHOLDER) -> str:
+    """sha256 of all that the card is made from: the files' digests, the texts, and the code that makes it."""
+    inputs = {name: manifest[name] for name in ("complete", "configs", "sources", "versions")}
+    inputs["files"] = {path: entry["sha256"] for path, entry in manifest["files"].items()}
+    inputs["dataset"] = [repo_id, str(VERSION), TAXONOMY, CITATION, HOMEPAGE, CONFIG_DESCRIPTIONS]
+    inputs["features"] = {config: features_metadata(config) for config in manifest["configs"]}
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
+    for module in (__file__, stats.__file__, figures.__file__, croissant.__file__):
+        digest.update(Path(module).read_bytes())
+    for path in sorted(TEXTS.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def version_of(manifest: dict) -> str:
+    """The version that is published, or the builder's own before that."""
+    return manifest.get("version", str(VERSION))
+
+
+def card_files(
+    manifest: dict, summaries: dict, example: Example, repo_id: str = PLACEHOLDER, changelog: str | None = None
+) -> dict[str, bytes]:
+    """{path: content} of README.md and all that goes along with it.
+
+    `summaries` is of `stats.collect`; `example` gives a stored row by part and image id (`stats.path_of` says in which
+    file); `changelog` stands in for dataset_card/CHANGELOG.md. The same arguments give the same bytes.
+    """
+    parts = stats.by_part(summaries)
+    drawn = figures.draw(parts, example)
+    context = _context(manifest, parts, drawn, example, repo_id)
+    card = f"---\n{_yaml(front_matter(manifest))}---\n\n{_render('card.md.j2', context)}"
+    texts = {
+        "README.md": card,
+        stats.FILE: stats.stats_text(summaries),
+        "croissant.json": croissant.croissant_text(manifest, _metadata(), _rai(context), repo_id, version_of(manifest)),
+        "CITATION.bib": CITATION + "\n",
+        "CITATION.cff": re.sub(r"(?m)^version: .*", f"version: {version_of(manifest)}", _text("CITATION.cff")),
+        "CHANGELOG.md": changelog or _text("CHANGELOG.md"),
+        "datasheet.md": _render("datasheet.md", context),
+    }
+    return {path: text.encode() for path, text in texts.items()} | {figure.path: figure.data for figure in drawn}
+
+
+def write_card(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> dict:
+    """Writes the card's files into `folder` where they differ; returns the manifest with its "card" entry.
+
+    That is {"key": of `card_key`, "files": {path: {"bytes", "sha256"}}}. Nothing is read or written where it stands in
+    `manifest` already and the files are there. Raises OSError where a stored file is missing or damaged.
+    """
+    key, old = card_key(manifest, repo_id), manifest.get("card", {"key": None, "files": {}})
+    if old["key"] == key and all(_size(folder, path) == entry["bytes"] for path, entry in old["files"].items()):
+        return manifest
+    summaries = stats.collect(folder, manifest, stats.read_stats(folder))
+    manifest, files = make_card(manifest, summaries, folder_examples(folder, summaries), repo_id)
+    for path in set(old["files"]) - set(files):
+        Path(folder, path).unlink(missing_ok=True)
+    for path, data in files.items():
+        _write(Path(folder, path), data)
+    return manifest
+
+
+def make_card(
+    manifest: dict, summaries: dict, example: Example, repo_id: str, changelog: str | None = None
+) -> tuple[dict, dict[str, bytes]]:
+    """(the manifest with its "card" entry, the files of `card_files`)."""
+    files = card_files(manifest, summaries, example, repo_id, changelog)
+    entries = {path: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for path, data in files.items()}
+    return {**manifest, "card": {"key": card_key(manifest, repo_id), "files": dict(sorted(entries.items()))}}, files
+
+
+def stale(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> list[str]:
+    """What of the card in `folder` is not what `write_card` would leave there; empty where all is well."""
+    if "card" not in manifest:
+        return ["README.md: the manifest has no card; run python -m scripts.card on the folder"]
+    problems = []
+    if manifest["card"]["key"] != card_key(manifest, repo_id):
+        problems.append("README.md: made from other data, texts or code; run python -m scripts.card on the folder")
+    for path, entry in manifest["card"]["files"].items():
+        place = Path(folder, path)
+        if not place.is_file():
+            problems.append(f"{path}: not in the folder; run python -m scripts.card on it")
+        elif hashlib.sha256(place.read_bytes()).hexdigest() != entry["sha256"]:
+            problems.append(f"{path}: changed since it was made; run python -m scripts.card on the folder")
+    return problems
+
+
+def folder_examples(folder: str, summaries: dict) -> Example:
+    """Rows out of the Parquet files in a local folder."""
+
+    def example(part, image_id):
+        return find_row(os.path.join(folder, stats.path_of(summaries, part, image_id)), image_id)
+
+    return cache(example)
+
+
+def find_row(file, image_id: str) -> dict:
+    """The row of an image in a Parquet file, by path or open. Reads some rows at a time: those of a card come early."""
+    with pq.ParquetFile(file, pre_buffer=False) as parquet:
+        for batch in parquet.iter_batches(8, use_threads=False):
+            if image_id in (ids := batch["image_id"].to_pylist()):
+                return batch.slice(ids.index(image_id), 1).to_pylist()[0]
+    raise KeyError(f"{file}: no row {image_id}")
+
+
+def _size(folder, path):
+    try:
+        return os.path.getsize(os.path.join(folder, path))
+    except OSError:
+        return None
+
+
+def _write(path, data):
+    if path.is_file() and path.read_bytes() == data:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.incomplete")
+    try:
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------------------------- texts
+
+
+def _text(name):
+    return (TEXTS / name).read_text(encoding="utf-8")
+
+
+def _metadata():
+    return yaml.safe_load(_text("metadata.yaml"))
+
+
+def _rai(context):
+    """rai.yaml with the texts in it rendered; what renders empty is left out of lists."""
+
+    def rendered(value):
+        if isinstance(value, dict):
+            return {key: rendered(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [text for text in map(rendered, value) if text]
+        return " ".join(_templates().from_string(value).render(context).split())
+
+    return rendered(yaml.safe_load(_text("rai.yaml")))
+
+
+def _render(name, context):
+    """A text of `dataset_card/`, without the empty lines and trailing spaces that its conditions leave."""
+    text = _templates().from_string(_text(name)).render(context)
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r" +$", "", text, flags=re.MULTILINE)).rstrip() + "\n"
+
+
+@cache
+def _templates():
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"n": lambda number: f"{number:,}", "size": _in_bytes, "figure": _in_markdown}
+    return environment
+
+
+def _in_bytes(number):
+    """Bytes in the largest unit that leaves a whole digit, e.g. "43.6 MB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            return f"{number:,.1f} {unit}" if unit != "bytes" else f"{number:,} bytes"
+        number /= 1000
+
+
+def _in_markdown(figure):
+    return f"![{figure.alt}]({figure.path})"
+
+
+def _yaml(data):
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def front_matter(manifest: dict) -> dict:
+    """The card's metadata. Configs and `dataset_info` are spelled so that datasets from 2.21 on reads them."""
+    metadata, parts = _metadata(), {part_of(config) for config in manifest["configs"]}
+    tasks = [metadata["tasks"][part] for part in ("labeled", "segmented", "unlabeled") if part in parts]
+    counted = {"labeled" if "labeled" in parts else "segmented", "unlabeled"}  # segmented images are labeled ones
+    images = sum(entry["rows"] for path, entry in manifest["files"].items() if _part(path) in counted)
+    return {
+        "license": metadata["license"],
+        "pretty_name": metadata["pretty_name"],
+        "task_categories": [category for task in tasks for category in task["task_categories"]],
+        "task_ids": [task_id for task in tasks for task_id in task["task_ids"]],
+        "size_categories": [_size_category(images)],
+        "tags": metadata["tags"],
+        "annotations_creators": metadata["annotations_creators"],
+        "source_datasets": metadata["source_datasets"],
+        "configs": [_config_yaml(config, splits) for config, splits in manifest["configs"].items()],
+        "dataset_info": [_info_yaml(config, splits, manifest) for config, splits in manifest["configs"].items()],
+    }
+
+
+def _part(path):
+    return path.split("/")[1]
+
+
+def _size_category(rows):
+    steps = ("1K", "10K", "100K", "1M")
+    for i, step in enumerate(steps):
+        if rows < 10 ** (i + 3):
+            return f"{steps[i - 1]}<n<{step}" if i else "n<1K"
+    raise ValueError(f"{rows:,} images: more than this dataset can have")
+
+
+def _config_yaml(config, splits):
+    files = [{"split": split, "path": view["files"]} for split, view in splits.items()]
+    return {"config_name": config, "data_files": files, **({"default": True} if config == DEFAULT_CONFIG else {})}
+
+
+def _info_yaml(config, splits, manifest):
+    files = manifest["files"]
+    rows = []
+    for split, view in splits.items():
+        data_bytes = sum(files[path]["data_bytes"] for path in matching(view["files"], files))
+        rows.append({"name": split, "num_bytes": data_bytes, "num_examples": view["rows"]})
+    paths = {path for view in splits.values() for path in matching(view["files"], files)}
+    return {
+        "config_name": config,
+        "features": [{"name": name, **_feature_yaml(f)} for name, f in features_metadata(config).items()],
+        "splits": rows,
+        "download_size": sum(files[path]["bytes"] for path in paths),
+        "dataset_size": sum(row["num_bytes"] for row in rows),
+    }
+
+
+def _feature_yaml(feature):
+    """A feature as the Hub's `dataset_info` writes it, in the spelling that all versions of datasets read."""
+    kind = feature.get("_type")
+    if kind == "Value":
+        return {"dtype": feature["dtype"]}
+    if kind == "ClassLabel":
+        return {"dtype": {"class_label": {"names": {str(i): name for i, name in enumerate(feature["names"])}}}}
+    if kind == "Image":
+        return {"dtype": "image"}
+    inner = feature["feature"]
+    if "_type" in inner:
+        length = {"length": feature["length"]} if feature.get("length", -1) != -1 else {}
+        return {"sequence": _feature_yaml(inner)["dtype"], **length}
+    return {"sequence": [{"name": name, **_feature_yaml(f)} for name, f in inner.items()]}
+
+
+# ------------------------------------------------------------------------------------------- what the templates say
+
+
+def _context(manifest, parts, drawn, example, repo_id):
+    """The names that the texts of `dataset_card/` use."""
+    metadata = _metadata()
+    configs = [_config_context(config, splits, manifest) for config, splits in manifest["configs"].items()]
+    claims = [claim for name in (*parts, "all") for claim in metadata["claims"].get(name, [])]
+    labeled, segmented, unlabeled = (parts.get(part) for part in ("labeled", "segmented", "unlabeled"))
+    return {
+        "meta": metadata,
+        "repo_id": repo_id,
+        "version": version_of(manifest),
+        "homepage": HOMEPAGE,
+        "citation": CITATION,
+        "complete": manifest["complete"],
+        "differences": _differences(parts),
+        "configs": configs,
+        "main": next((config for config in configs if config["default"]), configs[0]),
+        "folds": next((config for config in reversed(configs) if config["name"].startswith("fold_")), None),
+        "parts": [_part_context(part, parts[part], manifest, metadata, example) for part in parts],
+        "labeled": _labeled_context(labeled, metadata) if labeled else None,
+        "segmented": _segmented_context(segmented) if segmented else None,
+        "unlabeled": unlabeled,
+        "figures": dict.fromkeys(("findings", "class_balance", "folds", "polyps", "objects", "heat_maps", "agreement"))
+        | {figure.name: figure for figure in drawn},
+        "spellings": [(finding.name, finding.spellings[0]) for finding in TAXONOMY if finding.spellings],
+        "claims": {k: [c["text"] for c in claims if c["kind"] == k] for k in ("measured", "reported")},
+        "sources": [_source_context(part, source) for part, source in manifest["sources"].items()],
+        "versions": manifest["versions"],
+    }
+
+
+def _differences(parts):
+    """Numbers of the dataset that are not the official ones, totals first: [{"what", "here", "official"}]."""
+    rows = [
+        (f"{part} images", parts[part]["rows"], getattr(OFFICIAL, part))
+        for part in ("labeled", "segmented", "unlabeled")
+        if part in parts
+    ]
+    if "segmented" in parts:
+        rows.append(("polyp instances", len(parts["segmented"]["instance_shares"]), OFFICIAL.instances))
+        rows.append(("boxes", len(parts["segmented"]["box_shares"]), OFFICIAL.boxes))
+    if "labeled" in parts:
+        counts = _finding_counts(parts["labeled"])
+        rows += [(name, counts[i], OFFICIAL.findings[name]) for i, name in enumerate(FINDINGS)]
+    return [dict(zip(("what", "here", "official"), row)) for row in rows if row[1] != row[2]]
+
+
+def _config_context(config, splits, manifest):
+    return {
+        "name": config,
+        "default": config == DEFAULT_CONFIG,
+        "description": CONFIG_DESCRIPTIONS[config],
+        "splits": [
+            {"name": split, **view, "count": len(matching(view["files"], manifest["files"]))}
+            for split, view in splits.items()
+        ],
+    }
+
+
+def _part_context(part, summary, manifest, metadata, example):
+    views = [config for config in manifest["configs"] if part_of(config) == part and config != part]
+    entries = [entry for path, entry in manifest["files"].items() if _part(path) == part]
+    meanings = metadata["columns"] | metadata.get(f"{part}_columns", {})
+    features = features_metadata(part)
+    return {
+        "name": part,
+        "views": [f"`{view}`" for view in views],
+        "columns": [{"name": name, "type": kind, "meaning": meanings[name]} for name, kind in _columns(features)],
+        "example": _row_text(example(part, summary["first"]), features),
+        "files": len(entries),
+        "bytes": sum(entry["bytes"] for entry in entries),
+        "sizes": len(summary["sizes"]),
+        "range": figures.size_range(summary),
+    }
+
+
+def _columns(features):
+    """(column, type in words) of features; those of a struct as struct.column."""
+    for name, feature in features.items():
+        inner = feature.get("feature", {})
+        if feature["_type"] == "Sequence" and "_type" not in inner:
+            yield from ((f"{name}.{column}", f"list of {kind}") for column, kind in _columns(inner))
+        elif feature["_type"] == "Sequence":
+            yield name, f"{feature['length']} {inner['dtype']}"
+        elif feature["_type"] == "ClassLabel":
+            count = len(feature["names"])
+            yield name, f"class label, {count} {'classes' if count > 1 else 'class'}"
+        else:
+            yield name, feature.get("dtype") or "image"
+
+
+def _row_text(row, features):
+    """A stored row as Python shows it once loaded, class names beside numbers."""
+    lines = []
+    for name, value in row.items():
+        note = ""
+        if isinstance(value, dict) and set(value) == {"bytes", "path"}:
+            value = f"<{value['path'].rsplit('.')[-1].upper()} image of {len(value['bytes']):,} bytes>"
+        elif features[name]["_type"] == "ClassLabel":
+            value, note = repr(value), f"  # {features[name]['names'][value]}"
+        else:
+            value = repr(value)
+        lines.append(f"    {name!r}: {value},{note}\n")
+    return "{\n" + "".join(lines) + "}"
+
+
+def _finding_counts(labeled):
+    counts = Counter()
+    for label, _, _, images in labeled["cells"]:
+        counts[label] += images
+    return counts
+
+
+def _labeled_context(labeled, metadata):
+    counts = _finding_counts(labeled)
+    by_category, by_tract = Counter(), Counter()
+    for label, images in counts.items():
+        by_category[TAXONOMY[label].category] += images
+        by_tract[TAXONOMY[label].tract] += images
+    return {
+        "rows": labeled["rows"],
+        "findings": sorted(counts),
+        "categories": [
+            (name, by_category[name], metadata["categories"][name]) for name in CATEGORIES if by_category[name]
+        ],
+        "tracts": [(name, by_tract[name]) for name in TRACTS if by_tract[name]],
+        "ratio": round(max(counts.values()) / min(counts.values())),
+        "least": min(counts.values()),
+        "most": max(counts.values()),
+        "taxonomy": [
+            {**finding._asdict(), "number": i, "images": counts[i], "meaning": metadata["findings"][finding.name]}
+            for i, finding in enumerate(TAXONOMY)
+        ],
+    }
+
+
+def _segmented_context(segmented):
+    fits = segmented["boxes_by_fit"]
+    jfif = [(quality, images) for marker, quality, images in segmented["encoders"] if marker]
+    return {
+        "rows": segmented["rows"],
+        "instances": len(segmented["instance_shares"]),
+        "boxes": len(segmented["box_shares"]),
+        "offset": segmented["boxes_offset"],
+        "at_edge": segmented["boxes_at_edge"],
+        "unfit": fits["stretched"] + fits["unmatched"],
+        "stretched": fits["stretched"],
+        "unmatched": fits["unmatched"],
+        "unboxed": segmented["unboxed"],
+        "match": stats.MATCH,
+        "jfif": sum(images for _, images in jfif),
+        "low_quality": sum(images for quality, images in jfif if quality <= LOW_QUALITY),
+        "quality_limit": LOW_QUALITY,
+    }
+
+
+def _source_context(part, source):
+    """A source for the table. Of an extracted folder nothing but its name, and the content of `segmented`, is known."""
+    official = OFFICIAL.sources.get(source["file"], {}).get("sha256")
+    known = "of unknown digest" if official is None else "other than the official archive"
+    if source.get("sha256") == official is not None:
+        known = "the official archive"
+    elif source.get("content", "") == OFFICIAL.segmented_content:
+        known = "the official content in another container"
+    return {
+        "part": part,
+        "file": source["file"],
+        "bytes": f"{source['bytes']:,}" if "bytes" in source else "",
+        "sha256": f"`{source['sha256']}`" if "sha256" in source else "extracted folder",
+        "content": f"`{source['content']}`" if "content" in source else "",
+        "known": known,
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ checks
+
+
+def _split_card(text):
+    """(metadata, text below) of a card. Raises ValueError where there is no readable metadata."""
+    parts = text.split("---\n", 2)
+    if len(parts) != 3 or parts[0]:
+        raise ValueError("README.md: does not begin with metadata between two lines of ---")
+    try:
+        metadata = yaml.safe_load(parts[1])
+    except yaml.YAMLError as error:
+        raise ValueError(f"README.md: its metadata is not YAML: {error}") from error
+    if not isinstance(metadata, dict):
+        raise ValueError("README.md: its metadata is not a mapping")
+    return metadata, parts[2]
+
+
+def lint_card(text: str, paths: list[str]) -> list[str]:
+    """What the Hub or `load_dataset` would not take of a card, in a repository of the files `paths`."""
+    try:
+        metadata, _ = _split_card(text)
+    except ValueError as error:
+        return [str(error)]
+    lists = yaml.safe_load(_text("hub_lists.yaml"))
+    allowed = {
+        "license": lists["licenses"],
+        "task_categories": list(lists["tasks"]),
+        "task_ids": [task_id for ids in lists["tasks"].values() for task_id in ids],
+        "size_categories": lists["size_categories"],
+        "annotations_creators": lists["annotations_creators"],
+    }
+    problems = [f"{key}: not a key of the Hub's card metadata" for key in metadata if key not in lists["keys"]]
+    for key, known in allowed.items():
+        problems += [f"{key}: the Hub knows no {v!r}" for v in _listed(metadata, key) if v not in known]
+    problems += [
+        f"language: {v!r} is not an ISO 639 code" for v in _listed(metadata, "language") if not _is_language(v)
+    ]
+    return [f"README.md: {problem}" for problem in problems + _lint_configs(metadata, paths)]
+
+
+def _listed(metadata, key):
+    value = metadata.get(key, [])
+    return value if isinstance(value, list) else [value]
+
+
+def _is_language(value):
+    return isinstance(value, str) and re.fullmatch(r"[a-z]{2,3}", value) is not None
+
+
+def _lint_configs(metadata, paths):
+    problems = []
+    for key in ("configs", "dataset_info"):
+        names = Counter(entry.get("config_name") for entry in _listed(metadata, key))
+        problems += [f"{key}: {name!r} stands {times} times" for name, times in names.items() if times > 1]
+    configs = _listed(metadata, "configs")
+    defaults = [config["config_name"] for config in configs if config.get("default")]
+    if len(defaults) > 1:
+        problems.append(f"configs: more than one default: {', '.join(defaults)}")
+    for config in configs:
+        for files in config.get("data_files", []):
+            if not any(fnmatch.fnmatch(path, files["path"]) for path in paths):
+                problems.append(f"configs: {config['config_name']} / {files['split']}: no file at {files['path']}")
+    described = {info.get("config_name") for info in _listed(metadata, "dataset_info")}
+    extra = described - {config["config_name"] for config in configs}
+    return problems + [f"dataset_info: {name!r} is not in configs" for name in sorted(map(str, extra))]
+
+
+def check_card(text: str, manifest: dict, folder: str | None = None) -> list[str]:
+    """Numbers of rows in the card that are not those of the manifest, or with `folder` of its Parquet files.
+
+    Looks at the splits in the metadata and in the table of splits; with `folder` also at the taxonomy's images, which
+    are counted in the label columns. Reads footers and labels, no image.
+    """
+    try:
+        metadata, body = _split_card(text)
+    except ValueError as error:
+        return [str(error)]
+    rows = {path: entry["rows"] for path, entry in manifest["files"].items()}
+    if folder is not None:
+        rows = {path: pq.read_metadata(os.path.join(folder, path)).num_rows for path in rows}
+    wanted = {
+        (config, split): sum(rows[path] for path in matching(view["files"], rows))
+        for config, splits in manifest["configs"].items()
+        for split, view in splits.items()
+    }
+    in_metadata = {
+        (info["config_name"], split["name"]): split["num_examples"]
+        for info in _listed(metadata, "dataset_info")
+        for split in info["splits"]
+    }
+    in_table = {
+        (config, split): int(number.replace(",", ""))
+        for config, split, number in re.findall(r"^\| `(\w+)` \| `(\w+)` \| ([\d,]+) \|", body, re.MULTILINE)
+    }
+    problems = _differing("metadata", in_metadata, wanted) + _differing("table of splits", in_table, wanted)
+    labeled = [path for path in rows if _part(path) == "labeled"]
+    if folder is not None and labeled:
+        found = re.findall(r"^\| \d+ \| `([\w-]+)` \|.*?\| ([\d,]+) \|", body, re.MULTILINE)
+        in_taxonomy = {(name,): int(number.replace(",", "")) for name, number in found}
+        problems += _differing("taxonomy", in_taxonomy, _count_labels(folder, labeled))
+    return problems
+
+
+def _count_labels(folder, paths):
+    counts = Counter({(name,): 0 for name in FINDINGS})
+    for path in paths:
+        values = pc.value_counts(pq.read_table(os.path.join(folder, path), columns=["label"])["label"]).to_pylist()
+        counts.update({(FINDINGS[value["values"]],): value["counts"] for value in values})
+    return counts
+
+
+def _differing(where, found, wanted):
+    return [
+        f"README.md: {where}: {' / '.join(name)}: {found.get(name)}, in the files {wanted.get(name)}"
+        for name in sorted({*found, *wanted})
+        if found.get(name) != wanted.get(name)
+    ]

@@ -1,0 +1,222 @@
+"""croissant.json: the dataset in Croissant 1.1 (https://docs.mlcommons.org/croissant/), with its responsible AI fields.
+
+The files are those of the Hub repository, by glob. A record set stands for each config; the configs that are views have
+the rows of `labeled`, and a field `split` out of the file's path. mlcroissant reads a local copy of the repository by
+
+    mlcroissant.Dataset("croissant.json", mapping={"repository": folder}).records("segmented")
+"""
+
+import json
+
+from hyper_kvasir import CITATION, CONFIG_DESCRIPTIONS, HOMEPAGE, part_of
+from scripts.pipeline.parquet import features_metadata
+
+# Croissant's own context, as mlcroissant 1.1 writes it.
+CONTEXT = {
+    "@language": "en",
+    "@vocab": "https://schema.org/",
+    "arrayShape": "cr:arrayShape",
+    "citeAs": "cr:citeAs",
+    "column": "cr:column",
+    "conformsTo": "dct:conformsTo",
+    "containedIn": "cr:containedIn",
+    "cr": "http://mlcommons.org/croissant/",
+    "data": {"@id": "cr:data", "@type": "@json"},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "dct": "http://purl.org/dc/terms/",
+    "description": {"@container": "@language"},
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "extract": "cr:extract",
+    "field": "cr:field",
+    "fileObject": "cr:fileObject",
+    "fileProperty": "cr:fileProperty",
+    "fileSet": "cr:fileSet",
+    "format": "cr:format",
+    "includes": "cr:includes",
+    "isArray": "cr:isArray",
+    "isLiveDataset": "cr:isLiveDataset",
+    "jsonPath": "cr:jsonPath",
+    "key": "cr:key",
+    "md5": "cr:md5",
+    "name": {"@container": "@language"},
+    "parentField": "cr:parentField",
+    "path": "cr:path",
+    "rai": "http://mlcommons.org/croissant/RAI/",
+    "recordSet": "cr:recordSet",
+    "references": "cr:references",
+    "regex": "cr:regex",
+    "repeated": "cr:repeated",
+    "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
+    "sc": "https://schema.org/",
+    "separator": "cr:separator",
+    "source": "cr:source",
+    "subField": "cr:subField",
+    "transform": "cr:transform",
+}
+CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
+TYPES = {"string": "sc:Text", "int8": "cr:Int8", "int32": "cr:Int32", "int64": "cr:Int64", "float32": "cr:Float32"}
+
+# What in a file's path names the split of a view.
+SPLIT_REGEX = {
+    "tract": r"^data/labeled/([^/]+)/",
+    "category": r"^data/labeled/[^/]+/([^/]+)/",
+    "fold_2": r".*/fold2-(\w+)_fold5",
+    "fold_5": r".*_fold5-(\w+)_\d+\.parquet$",
+}
+
+
+def croissant_text(manifest: dict, metadata: dict, rai: dict, repo_id: str, version: str) -> str:
+    """The JSON of a manifest; `metadata` and `rai` are those of `dataset_card/`."""
+    url = f"https://huggingface.co/datasets/{repo_id}"
+    configs = list(manifest["configs"])
+    parts = list(dict.fromkeys(map(part_of, configs)))
+    document = {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": CONFORMS_TO,
+        "name": metadata["pretty_name"],
+        "description": rai["description"],
+        "url": url,
+        "sameAs": [HOMEPAGE, metadata["paper"]],
+        "license": "https://creativecommons.org/licenses/by/4.0/",
+        "version": version,
+        "datePublished": metadata["paper_published"],
+        "creator": {"@type": "sc:Organization", "name": "Simula Research Laboratory", "url": HOMEPAGE},
+        "keywords": metadata["tags"],
+        "citeAs": CITATION,
+        "isLiveDataset": False,
+        **{f"rai:{name}": text for name, text in rai["rai"].items()},
+        "distribution": [_repository(url), *map(_file_set, parts)],
+        "recordSet": [_classes(name, names) for name, names in _class_names(parts)]
+        + [_record_set(config, metadata) for config in configs],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _repository(url):
+    return {
+        "@type": "cr:FileObject",
+        "@id": "repository",
+        "name": "repository",
+        "description": "The Hub repository.",
+        "contentUrl": url,
+        "encodingFormat": "git+https",
+        # A repository has no checksum, and Croissant asks for one.
+        "sha256": "https://github.com/mlcommons/croissant/issues/80",
+    }
+
+
+def _file_set(part):
+    return {
+        "@type": "cr:FileSet",
+        "@id": f"files-{part}",
+        "name": f"files-{part}",
+        "description": f"Parquet files of the part {part}; sha256 and size of each are in manifest.json.",
+        "containedIn": {"@id": "repository"},
+        "encodingFormat": "application/x-parquet",
+        "includes": f"data/{part}/*.parquet",  # here * goes over folders too
+    }
+
+
+def _class_names(parts):
+    """(column, names) of the class labels of some parts; those in a struct as struct.column."""
+    names = {}
+    for part in parts:
+        for column, feature in features_metadata(part).items():
+            inner = feature.get("feature", {}) if feature["_type"] == "Sequence" else {}
+            for name, labels in {column: feature, **{f"{column}.{key}": value for key, value in inner.items()}}.items():
+                if labels["_type"] == "ClassLabel":
+                    names[name] = labels["names"]
+    return names.items()
+
+
+def _classes(column, names):
+    """The names of a class label, by their numbers."""
+    identity = f"classes-{column}"
+    fields = (("number", "sc:Integer"), ("name", "sc:Text"))
+    return {
+        "@type": "cr:RecordSet",
+        "@id": identity,
+        "name": identity,
+        "description": f"The classes of the column {column}.",
+        "dataType": "sc:Enumeration",
+        "key": {"@id": f"{identity}/number"},
+        "field": [
+            {"@type": "cr:Field", "@id": f"{identity}/{name}", "name": name, "dataType": kind} for name, kind in fields
+        ],
+        "data": [{f"{identity}/number": i, f"{identity}/name": name} for i, name in enumerate(names)],
+    }
+
+
+def _record_set(config, metadata):
+    part = part_of(config)
+    meanings = metadata["columns"] | metadata.get(f"{part}_columns", {})
+    fields = [_field(config, name, feature, meanings) for name, feature in features_metadata(part).items()]
+    if config in SPLIT_REGEX:
+        fields.insert(0, _split_field(config, part))
+    return {
+        "@type": "cr:RecordSet",
+        "@id": config,
+        "name": config,
+        "description": CONFIG_DESCRIPTIONS[config],
+        "key": {"@id": f"{config}/image_id"},
+        "field": fields,
+    }
+
+
+def _split_field(config, part):
+    return {
+        "@type": "cr:Field",
+        "@id": f"{config}/split",
+        "name": "split",
+        "description": "What names the split in the path of the file.",
+        "dataType": "sc:Text",
+        "source": {
+            "fileSet": {"@id": f"files-{part}"},
+            "extract": {"fileProperty": "fullpath"},
+            "transform": {"regex": SPLIT_REGEX[config]},
+        },
+    }
+
+
+def _field(config, column, feature, meanings):
+    identity = f"{config}/{column}"
+    if feature["_type"] == "Sequence":
+        fields = [
+            {**_source_field(config, column, inner, meanings, key), "isArray": True, "arrayShape": _shape(inner)}
+            for key, inner in feature["feature"].items()
+        ]
+        text = "The boxes, as one list for each property."
+        return {"@type": "cr:Field", "@id": identity, "name": column, "description": text, "subField": fields}
+    return _source_field(config, column, feature, meanings)
+
+
+def _shape(feature):
+    """The shape of a list of values of a feature."""
+    return f"-1,{feature['length']}" if feature["_type"] == "Sequence" else "-1"
+
+
+def _source_field(config, column, feature, meanings, key=None):
+    """A field out of a column, or with `key` out of the struct in it."""
+    name = f"{column}.{key}" if key else column
+    field = {
+        "@type": "cr:Field",
+        "@id": f"{config}/{name.replace('.', '/')}",
+        "name": key or column,
+        "description": meanings[name],
+        "dataType": _data_type(feature),
+        "source": {"fileSet": {"@id": f"files-{part_of(config)}"}, "extract": {"column": column}},
+    }
+    if feature["_type"] == "ClassLabel":
+        field["references"] = {"field": {"@id": f"classes-{name}/number"}}
+    if key or feature["_type"] == "Image":
+        field["source"]["transform"] = {"jsonPath": key or "bytes"}
+    return field
+
+
+def _data_type(feature):
+    if feature["_type"] == "Sequence":
+        return _data_type(feature["feature"])
+    return {"Image": "sc:ImageObject", "ClassLabel": "cr:Int64"}.get(feature["_type"]) or TYPES[feature["dtype"]]

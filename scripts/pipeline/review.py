@@ -1,0 +1,440 @@
+"""The review page of a built folder: one HTML file that holds everything it shows.
+
+Top to bottom: the page, problems and counts, samples, segmented rows, outlines, figures.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from markupsafe import Markup
+from PIL import Image
+
+from hyper_kvasir import CATEGORIES, CONFIGS, FINDINGS, TAXONOMY, Expected, features_of, part_of
+from scripts.pipeline.console import Progress
+from scripts.pipeline.manifest import read_manifest
+from scripts.pipeline.pool import worker_pool
+from scripts.pipeline.verify import Verified, verify
+
+# One picture serves as thumbnail and in the large view. WebP: at this size JPEG takes about twice the bytes.
+SIDE = 400  # pixels of the longer side
+ENCODING = {"format": "WEBP", "quality": 45, "method": 4}
+
+SAME = 0.5  # IoU from which a box and an instance count as the same object
+UNLABELED_SAMPLES = 6
+HERE = Path(__file__).parent
+UUID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+
+def write_review(folder: str, expected: Expected, workers: int, to: str) -> str:
+    """Writes the review page of `folder` to the file `to`; returns its status, e.g. "all good" or "3 problems".
+
+    Raises ValueError where there is no manifest, OSError where `to` cannot be written.
+    """
+    result = verify(folder, expected, workers)
+    status, page = page_text(folder, result, workers)
+    beside = f"{to}.{os.getpid()}.incomplete"
+    try:
+        with open(beside, "w", encoding="utf-8", newline="\n") as file:
+            file.write(page)
+        os.replace(beside, to)
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
+    return status
+
+
+def page_text(folder: str, result: Verified, workers: int) -> tuple[str, str]:
+    """The status in words and the whole HTML page."""
+    manifest = read_manifest(folder)
+    problems = problem_texts(folder, result)
+    rows = segmented_rows(folder, manifest, workers)
+    pictures = [row.pop("picture") for row in rows]
+    _attach_problems(rows, problems)
+    status = "all good" if not problems else f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
+    css, js = (HERE / "review.css").read_text("utf-8"), (HERE / "review.js").read_text("utf-8")
+    return status, _template().render(
+        name=os.path.basename(os.path.abspath(folder)),
+        manifest=manifest,
+        status=status,
+        green=not problems,
+        absent=[config for config in CONFIGS if config not in result.configs],
+        problems=[_with_links(text, {row["id"] for row in rows}) for text in problems],
+        counts=count_tables(result),
+        samples=finding_samples(folder, manifest, result),
+        unlabeled=unlabeled_samples(folder, manifest),
+        figures=figures(folder),
+        segmented=any(part_of(config) == "segmented" for config in result.configs),
+        summary=agreement(rows),
+        same=SAME,
+        rows=rows,
+        pictures=pictures,
+        policy=_policy(css, js),
+        css=Markup(css),
+        js=Markup(js),
+    )
+
+
+def _template():
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["count"] = lambda number: f"{number:,}"
+    environment.filters["json"] = _json
+    return environment.get_template("review.html.j2")
+
+
+def _json(value) -> Markup:
+    """JSON for a <script> element, which only a "<" could end."""
+    return Markup(json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"))
+
+
+def _policy(css: str, js: str) -> str:
+    """A Content-Security-Policy for this style and script, embedded pictures, and nothing else."""
+    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, js))
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; script-src 'sha256-{script}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+# ----------------------------------------------------------------------------------------------- problems and counts
+
+
+def problem_texts(folder: str, result: Verified) -> list[str]:
+    """Every difference in number and every other problem. Paths are cut to the folder's name: the page may travel."""
+    differing = [f"{c.what}: {c.found:,}, expected {c.expected:,}" for c in result.checks if c.expected != c.found]
+    above = os.path.join(os.path.dirname(os.path.abspath(folder)), "")
+    return [text.replace(above, "") for text in (*differing, *result.problems)]
+
+
+def _attach_problems(rows, problems):
+    """Gives each row the texts that name its id."""
+    naming = defaultdict(list)
+    for text in problems:
+        for image_id in dict.fromkeys(UUID.findall(text)):
+            naming[image_id].append(text)
+    for row in rows:
+        row["problems"] = naming[row["id"]]
+
+
+def _with_links(text, ids):
+    """[(piece of the text, whether it is an id that the browser can open)]"""
+    return [(piece, piece in ids) for piece in UUID.split(text) if piece]
+
+
+def count_tables(result: Verified) -> dict[str, list[dict]]:
+    """The checks by table: {heading: [{"what", "expected", "found", "verdict", "same"}]}."""
+    splits, totals, findings = [], [], []
+    for check in result.checks:
+        rows = splits if " / " in check.what else findings if check.what.startswith("finding ") else totals
+        what = check.what.removeprefix("finding ")
+        rows.append({**check._asdict(), "what": what, **_verdict(check.expected, check.found)})
+    tables = {"Rows of each split": splits, "Totals": totals, "Labeled images of each finding": findings}
+    return {heading: rows for heading, rows in tables.items() if rows}
+
+
+def _verdict(expected, found):
+    if expected == found:
+        return {"same": True, "verdict": "as expected"}
+    return {"same": False, "verdict": f"{abs(expected - found):,} {'missing' if found < expected else 'too many'}"}
+
+
+# ----------------------------------------------------------------------------------------------------------- samples
+
+
+def finding_samples(folder: str, manifest: dict, result: Verified) -> dict[str, list[dict]]:
+    """{category: findings}, each with its numbers where they are known and its first image by id where there is one."""
+    first = _first_rows(folder, manifest)
+    pictures = _pictures(folder, [(path, i) for _, path, i in first.values()])
+    checks = {check.what.removeprefix("finding "): check for check in result.checks}
+    samples = {category: [] for category in CATEGORIES}
+    for label, finding in enumerate(TAXONOMY):
+        image_id, *place = first.get(label, (None,))
+        check = checks.get(finding.name)
+        if image_id is None and check is None:
+            continue
+        sample = {"name": finding.name, "tract": finding.tract, "id": image_id, "picture": pictures.get(tuple(place))}
+        if check:
+            sample |= {**check._asdict(), **_verdict(check.expected, check.found)}
+        samples[finding.category].append(sample)
+    return {category: found for category, found in samples.items() if found}
+
+
+def _first_rows(folder, manifest):
+    """{label: (image id, path, row number)} of the least id, labeled files first."""
+    first = {}
+    for part in ("labeled", "segmented"):
+        least = {}
+        for path, table in _tables(folder, manifest, part, ["image_id", "label"]):
+            ids, labels = table["image_id"].to_pylist(), table["label"].to_pylist()
+            for i, (image_id, label) in enumerate(zip(ids, labels)):
+                if label not in least or image_id < least[label][0]:
+                    least[label] = image_id, path, i
+        first = {**least, **first}
+    return first
+
+
+def unlabeled_samples(folder: str, manifest: dict) -> list[dict]:
+    """The first images of the unlabeled part: [{"id", "picture"}]."""
+    for path, table in _tables(folder, manifest, "unlabeled", ["image_id"]):
+        ids = table["image_id"].to_pylist()[:UNLABELED_SAMPLES]
+        pictures = _pictures(folder, [(path, i) for i in range(len(ids))])
+        return [{"id": image_id, "picture": pictures[path, i]} for i, image_id in enumerate(ids)]
+    return []
+
+
+def _tables(folder, manifest, part, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
+    """(path, table) of each file of a part that can be read. What cannot is among the problems already."""
+    schema = features_of(part).arrow_schema
+    for path in sorted(manifest["files"]):
+        if path.startswith(f"data/{part}/"):
+            try:
+                table = pq.read_table(os.path.join(folder, path), columns=columns, partitioning=None)
+            except (OSError, ValueError):
+                continue
+            if all(table.schema.field(name).type == schema.field(name).type for name in table.schema.names):
+                yield path, table
+
+
+def _pictures(folder, places):
+    """{(path, row number): picture}, each file read once; None for an image that cannot be decoded."""
+    wanted, pictures = defaultdict(list), {}
+    for path, i in places:
+        wanted[path].append(i)
+    for path, numbers in wanted.items():
+        images = pq.read_table(os.path.join(folder, path), columns=["image"], partitioning=None)["image"]
+        for i in numbers:
+            try:
+                pictures[path, i] = thumbnail(images[i].as_py()["bytes"])
+            except UNREADABLE:
+                pictures[path, i] = None
+    return pictures
+
+
+UNREADABLE = (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
+
+
+def thumbnail(data: bytes) -> str:
+    """A JPEG image, its longer side at most SIDE pixels, as WebP in base64. Raises one of UNREADABLE."""
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        image.draft("RGB", (SIDE, SIDE))
+        small = image.convert("RGB")
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, **ENCODING)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+# ---------------------------------------------------------------------------------------------------- segmented rows
+
+
+def segmented_rows(folder: str, manifest: dict, workers: int) -> list[dict]:
+    """What the browser shows of each segmented image, by id; see `describe`."""
+    rows = [row for _, table in _tables(folder, manifest, "segmented") for row in table.to_pylist()]
+    with worker_pool(workers) as pool, Progress(len(rows), "drawing", unit=" images") as bar:
+        described = []
+        for row in pool.map(describe, rows, chunksize=8):
+            described.append(row)
+            bar.update(1)
+    return sorted(described, key=lambda row: row["id"])
+
+
+def describe(row: dict) -> dict:
+    """A segmented row for the page: scalars, "picture" and the annotation of `_annotation`; pixels are the image's own.
+
+    With "error", a text, where an image of the row cannot be decoded; what could be is there all the same.
+    """
+    label = row["label"]
+    described = {
+        "id": row["image_id"],
+        "finding": FINDINGS[label] if label in range(len(FINDINGS)) else f"unknown label {label}",
+        "picture": None,
+        "boxes": [],
+        "instances": [],
+        "lowest": 0,
+        "share": 0,
+        **{name: row[name] for name in ("fold_2", "fold_5", "width", "height")},
+    }
+    try:
+        described["picture"] = thumbnail(row["image"]["bytes"])
+        described |= _annotation(_pixels(row["mask"]), _pixels(row["instances"]), row["objects"]["bbox"])
+    except UNREADABLE as error:
+        described["error"] = re.sub(r" <_io\.\S+ object at \w+>", "", str(error))  # an address in memory tells nobody
+    return described
+
+
+def _pixels(png):
+    with Image.open(io.BytesIO(png["bytes"]), formats=["PNG"]) as image:
+        return np.asarray(image.convert("L"))
+
+
+def _annotation(mask, instances, bboxes):
+    """Outlines and boxes, and how far they agree.
+
+    boxes: [{"at": [x, y, width, height], "iou", "instance"}] with the number of the instance that fits best, null where
+    none reaches an IoU of SAME. instances: [{"at", "iou", "number", "path"}] likewise, "iou" to the best box. An IoU is
+    between boxes. lowest: the least of all these. share: of the image that is mask. mask: the mask's outline where it
+    differs from the instances together.
+    """
+    numbers = [int(number) for number in np.unique(instances) if number]
+    parts = [instances == number for number in numbers]
+    places = [_bounds(part) for part in parts]
+    iou = np.array([[box_iou(box, place) for place in places] for box in bboxes]).reshape(len(bboxes), len(places))
+    of_boxes, of_instances = iou.max(axis=1, initial=0), iou.max(axis=0, initial=0)
+    best = [numbers[i] for i in iou.argmax(axis=1)] if numbers else []
+    annotation = {
+        "boxes": [
+            {"at": list(box), "iou": round(float(fit), 3), "instance": best[i] if fit >= SAME else None}
+            for i, (box, fit) in enumerate(zip(bboxes, of_boxes))
+        ],
+        "instances": [
+            {"at": at, "iou": round(float(fit), 3), "number": number, "alone": bool(fit < SAME), "path": outline(part)}
+            for at, fit, number, part in zip(places, of_instances, numbers, parts)
+        ],
+        "lowest": round(float(min([*of_boxes, *of_instances], default=0)), 3),
+        "share": round(float((mask > 0).mean()), 5),
+    }
+    if not np.array_equal(mask > 0, instances > 0):
+        annotation["mask"] = outline(mask > 0)
+    return annotation
+
+
+def _bounds(part):
+    """[x, y, width, height] of the true pixels."""
+    rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+    return [int(v) for v in (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)]
+
+
+def box_iou(one, other) -> float:
+    """Intersection over union of two boxes [x, y, width, height] in pixels."""
+    across = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
+    down = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
+    shared = max(across, 0) * max(down, 0)
+    return shared / (one[2] * one[3] + other[2] * other[3] - shared)
+
+
+def disagrees(row: dict) -> bool:
+    """Whether a box has no instance, an instance no box, or their numbers differ."""
+    alone = any(box["instance"] is None for box in row["boxes"]) or any(i["alone"] for i in row["instances"])
+    return alone or len(row["boxes"]) != len(row["instances"])
+
+
+def agreement(rows: list[dict]) -> dict:
+    """Of all rows: numbers of images, instances, boxes, and of those without a counterpart."""
+    boxes = [box for row in rows for box in row["boxes"]]
+    instances = [instance for row in rows for instance in row["instances"]]
+    return {
+        "images": len(rows),
+        "boxes": len(boxes),
+        "instances": len(instances),
+        "boxes_alone": sum(box["instance"] is None for box in boxes),
+        "instances_alone": sum(instance["alone"] for instance in instances),
+        "disagree": sum(map(disagrees, rows)),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- outlines
+
+
+def outline(mask: np.ndarray) -> str:
+    """The outline of a bool mask, height x width, as an SVG path in pixels, holes included (fill rule "evenodd").
+
+    Points are left out where the line stays within 1/500 of the longer side, or half a pixel.
+    """
+    tolerance = max(max(mask.shape) / 500, 0.5)
+    return "".join(_path(_simplified(loop, tolerance)) for loop in _loops(mask))
+
+
+def _loops(mask):
+    """Closed loops of pixel corners (x, y) around a mask, the mask always on the same side; shape n x 2 each."""
+    padded = np.pad(mask, 1)
+    inside = padded[1:-1, 1:-1]
+    sides = (  # (pixels with background on that side, start and end of the side within its pixel)
+        (inside & ~padded[:-2, 1:-1], (0, 0), (1, 0)),
+        (inside & ~padded[1:-1, 2:], (1, 0), (1, 1)),
+        (inside & ~padded[2:, 1:-1], (1, 1), (0, 1)),
+        (inside & ~padded[1:-1, :-2], (0, 1), (0, 0)),
+    )
+    following = defaultdict(list)
+    for pixels, start, end in sides:
+        corners = np.argwhere(pixels)[:, ::-1]
+        for one, other in zip((corners + start).tolist(), (corners + end).tolist()):
+            following[tuple(one)].append(tuple(other))
+    loops = []
+    while following:
+        corner = next(iter(following))
+        loop = []
+        while corner in following:
+            loop.append(corner)
+            ways = following[corner]
+            if len(ways) == 1:
+                del following[corner]
+            corner = ways.pop()
+        loops.append(np.array(loop))
+    return loops
+
+
+def _simplified(loop, tolerance):
+    """A closed loop with fewer points, none farther than `tolerance` from the line (Douglas and Peucker)."""
+    points = np.concatenate([loop, loop[:1]])
+    far = int(np.argmax(((loop - loop[0]) ** 2).sum(axis=1)))
+    kept, open_spans = {0, far}, [(0, far), (far, len(loop))]
+    while open_spans:
+        first, last = open_spans.pop()
+        if last - first < 2:
+            continue
+        along, inner = points[last] - points[first], points[first + 1 : last] - points[first]
+        length = np.hypot(*along)
+        distance = abs(along[0] * inner[:, 1] - along[1] * inner[:, 0]) / length if length else np.hypot(*inner.T)
+        worst = int(np.argmax(distance))
+        if distance[worst] > tolerance:
+            middle = first + 1 + worst
+            kept.add(middle)
+            open_spans += [(first, middle), (middle, last)]
+    return loop[sorted(kept)]
+
+
+def _path(points):
+    steps = " ".join(f"{x} {y}" for x, y in np.diff(points, axis=0).tolist())
+    return f"M{points[0][0]} {points[0][1]}l{steps}z"
+
+
+# ----------------------------------------------------------------------------------------------------------- figures
+
+
+def figures(folder: str) -> list[dict]:
+    """The pictures in assets/, by name: [{"name", "alt", "address"}]; alt is the card's where it has one."""
+    assets = Path(folder, "assets")
+    if not assets.is_dir():
+        return []
+    card = Path(folder, "README.md")
+    text = card.read_text("utf-8", "replace") if card.is_file() else ""
+    alternatives = {name: alt for alt, name in re.findall(r"!\[([^\]]*)\]\(assets/([^)\s]+)\)", text)}
+    kinds = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
+    return [
+        {
+            "name": path.stem.replace("_", " ").replace("-", " "),
+            "alt": alternatives.get(path.name, path.name),
+            "address": f"data:image/{kinds[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}",
+        }
+        for path in sorted(assets.iterdir())
+        if path.suffix in kinds
+    ]

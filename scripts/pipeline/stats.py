@@ -1,0 +1,280 @@
+"""What the card says in numbers, counted from the stored files, and kept in `stats.json` beside them.
+
+A summary is a dict of counts of one file, JSON as it stands. Summaries add up (`merge`), and each is kept with the
+sha256 of its file: a file that did not change, or that lies on the Hub only, need not be read again.
+"""
+
+import io
+import json
+import os
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+FILE = "stats.json"
+SCHEMA = 1  # of a summary; counted up when the same file is to give another one
+
+GRID = 64  # cells a side of the heat maps
+MATCH = 2  # pixels by which each edge of a box may be off the component that it belongs to
+OBJECT_EXAMPLES = {"one": 3, "several": 2, "stretched": 1}  # segmented images shown on the card
+
+# The example luminance table of the JPEG standard (Annex K), whose sum tells the quality that libjpeg was asked for.
+_STANDARD_TABLE_SUM = 3688
+
+
+def summarise(path: str, config: str) -> dict:
+    """The summary of one stored file of the part `config`, e.g. "segmented".
+
+    {"rows": n,
+     "first": image_id,                                         the least one
+     "sizes": [[width, height, images]],
+     with labels also
+     "cells": [[label, fold_2, fold_5, images]],                folds may be None
+     labeled and segmented
+     "examples": {label or kind: [image_id]},                   the least ones of each finding, or kind of polyp image
+     segmented
+     "instances", "boxes": [[number in an image, images]],
+     "instance_shares", "box_shares": [share of the image],     sorted
+     "mask_map", "box_map": [[images]],                         GRID x GRID: images with a polyp at the cell's centre
+     "overlaps": [IoU of a box and the component it fits best], sorted
+     "boxes_by_fit": {"matched", "stretched", "unmatched": boxes},
+     "boxes_offset", "boxes_at_edge": boxes,                    see `_compare_boxes`
+     "unboxed": instances that no box matches,
+     "encoders": [[JFIF marker, quality, images]]}
+
+    Images are read of segmented files only. Areas are in shares of the image's area.
+    """
+    names = ("image_id", "width", "height", "label", "fold_2", "fold_5")
+    there = [name for name in names if name in pq.read_schema(path).names]
+    columns = pq.read_table(path, columns=there).to_pydict()
+    summary = {
+        "rows": len(columns["image_id"]),
+        "first": min(columns["image_id"]),
+        "sizes": _counted(zip(columns["width"], columns["height"])),
+    }
+    if "label" in columns:
+        summary["cells"] = _counted(zip(columns["label"], columns["fold_2"], columns["fold_5"]))
+    if config == "labeled":
+        ids = sorted(zip(columns["image_id"], columns["label"]), reverse=True)
+        summary["examples"] = {str(label): [image_id] for image_id, label in ids}
+    if config == "segmented":
+        summary |= _summarise_objects(path)
+    return summary
+
+
+def _counted(values):
+    """[[*value, times]] of an iterable (or Counter) of tuples, sorted; None before numbers."""
+    counts = Counter(values)
+    return [[*value, counts[value]] for value in sorted(counts, key=lambda v: [(x is not None, x) for x in v])]
+
+
+class _Objects(NamedTuple):
+    """The polyps of one segmented image. Boxes are (left, top, right, bottom) in pixels, right and bottom exclusive."""
+
+    image_id: str
+    encoder: tuple[bool, int]
+    mask: np.ndarray  # bool, height x width
+    areas: list[int]  # of the instances, in pixels
+    components: list[tuple]  # bounding boxes of the instances
+    boxes: list[tuple]  # the source's
+
+
+def _summarise_objects(path):
+    file = pq.ParquetFile(path)
+    columns = ["image_id", "image", "instances", "objects"]
+    images = [_read_objects(row) for batch in file.iter_batches(32, columns=columns) for row in batch.to_pylist()]
+    fits = {image.image_id: _compare_boxes(image) for image in images}
+    pairs = [fit for image in images for fit in fits[image.image_id]]
+    kinds = Counter(fit.kind for fit in pairs)
+    matched = sum(len({fit.component for fit in fits[i.image_id] if fit.kind == "matched"}) for i in images)
+    instances = sum(len(image.areas) for image in images)
+    return {
+        "examples": _object_examples(images, fits),
+        "instances": _counted((len(image.areas),) for image in images),
+        "boxes": _counted((len(image.boxes),) for image in images),
+        "instance_shares": sorted(round(a / image.mask.size, 6) for image in images for a in image.areas),
+        "box_shares": sorted(round(_area(b) / image.mask.size, 6) for image in images for b in image.boxes),
+        "mask_map": sum(_on_grid(image.mask) for image in images).tolist(),
+        "box_map": sum(_on_grid(_painted(image)) for image in images).tolist(),
+        "overlaps": sorted(round(fit.overlap, 4) for fit in pairs),
+        "boxes_by_fit": {kind: kinds[kind] for kind in ("matched", "stretched", "unmatched")},
+        "boxes_offset": sum(fit.offset for fit in pairs),
+        "boxes_at_edge": sum(fit.at_edge for fit in pairs),
+        "unboxed": instances - matched,
+        "encoders": _counted(image.encoder for image in images),
+    }
+
+
+def _read_objects(row):
+    instances = np.asarray(Image.open(io.BytesIO(row["instances"]["bytes"])))
+    components = []
+    for number in range(1, int(instances.max()) + 1):
+        across, down = (np.flatnonzero((instances == number).any(axis)) for axis in (0, 1))
+        components.append((int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1))
+    return _Objects(
+        row["image_id"],
+        _encoder(row["image"]["bytes"]),
+        instances > 0,
+        np.bincount(instances.ravel())[1:].tolist(),
+        components,
+        [(int(x), int(y), int(x + width), int(y + height)) for x, y, width, height in row["objects"]["bbox"]],
+    )
+
+
+def _encoder(data):
+    """(whether a JPEG has a JFIF marker, the quality that its luminance table stands for, 0 to 100)."""
+    with Image.open(io.BytesIO(data)) as image:
+        scale = 100 * sum(image.quantization[0]) / _STANDARD_TABLE_SUM
+        return "jfif" in image.info, max(0, round(100 - scale / 2 if scale <= 100 else 5000 / scale))
+
+
+class _Fit(NamedTuple):
+    component: int  # the instance that a box fits best, from 0
+    overlap: float  # their IoU
+    kind: str  # "matched", "stretched" (to the corner at 0, 0) or "unmatched"
+    offset: bool  # starts one pixel left of and above its component, and ends where that ends
+    at_edge: bool  # ends at the right or lower edge of the image
+
+
+def _compare_boxes(image):
+    """A `_Fit` for each box of an image. Matched: every edge is within MATCH pixels of the component's."""
+    fits = []
+    height, width = image.mask.shape
+    for box in image.boxes:
+        overlaps = [_overlap(box, component) for component in image.components]
+        best = int(np.argmax(overlaps))
+        differences = np.subtract(image.components[best], box).tolist()
+        kind = "stretched" if box[:2] == (0, 0) else "unmatched"
+        if max(map(abs, differences)) <= MATCH:
+            kind = "matched"
+        at_edge = box[2] == width or box[3] == height
+        fits.append(_Fit(best, overlaps[best], kind, differences == [1, 1, 0, 0], at_edge))
+    return fits
+
+
+def _area(box):
+    return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
+
+
+def _overlap(one, other):
+    """Intersection over union of two boxes."""
+    common = _area((*np.maximum(one[:2], other[:2]).tolist(), *np.minimum(one[2:], other[2:]).tolist()))
+    return common / (_area(one) + _area(other) - common)
+
+
+def _painted(image):
+    """The boxes of an image as a bool mask, height x width."""
+    mask = np.zeros_like(image.mask)
+    for left, top, right, bottom in image.boxes:
+        mask[top:bottom, left:right] = True
+    return mask
+
+
+def _on_grid(mask):
+    """A mask at the centres of GRID x GRID cells, as int."""
+    rows, columns = ((np.arange(GRID) + 0.5) * size // GRID for size in mask.shape)
+    return mask[np.ix_(rows.astype(int), columns.astype(int))].astype(int)
+
+
+def _object_examples(images, fits):
+    """{kind: the least image ids}: images of one polyp, of several, and with a box stretched to the corner."""
+    kinds = {kind: [] for kind in OBJECT_EXAMPLES}
+    for image in images:
+        stretched = any(fit.kind == "stretched" for fit in fits[image.image_id])
+        kinds["stretched" if stretched else "one" if len(image.areas) == 1 else "several"].append(image.image_id)
+    return {kind: sorted(ids)[: OBJECT_EXAMPLES[kind]] for kind, ids in kinds.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------ adding
+
+
+def merge(summaries: list[dict]) -> dict:
+    """The summary of several files of one part. Raises ValueError for none."""
+    if not summaries:
+        raise ValueError("no summary to merge")
+    total = summaries[0]
+    for summary in summaries[1:]:
+        total = {name: _add(name, total[name], summary[name]) for name in total}
+    return total
+
+
+def _add(name, one, other):
+    if name == "first":
+        return min(one, other)
+    if name == "examples":
+        most = {**dict.fromkeys([*one, *other], 1), **(OBJECT_EXAMPLES if "several" in one else {})}
+        return {key: sorted([*one.get(key, []), *other.get(key, [])])[: most[key]] for key in sorted(most)}
+    if name in ("sizes", "cells", "instances", "boxes", "encoders"):
+        counts = Counter({tuple(value): times for *value, times in one})
+        counts.update({tuple(value): times for *value, times in other})
+        return _counted(counts)
+    if name in ("mask_map", "box_map"):
+        return np.add(one, other).tolist()
+    if name == "boxes_by_fit":
+        return {kind: one[kind] + other[kind] for kind in one}
+    return sorted(one + other) if isinstance(one, list) else one + other
+
+
+# ----------------------------------------------------------------------------------------------------------- keeping
+
+
+def collect(folder: str, manifest: dict, known: dict, opened=None) -> dict:
+    """{path: summary with "sha256" and "schema"} of all files of a manifest, reading those that `known` has not.
+
+    They are read in `folder`, or by `opened` (path -> a file object) where they lie elsewhere. Raises OSError, naming
+    the file, where one cannot be read.
+    """
+    stats = {}
+    for path, entry in manifest["files"].items():
+        identity = {"sha256": entry["sha256"], "schema": SCHEMA}
+        old = known.get(path, {})
+        if identity.items() <= old.items():
+            stats[path] = old
+        else:
+            file = opened(path) if opened else os.path.join(folder, path)
+            stats[path] = {**identity, **_summarise_or_say(file, path.split("/")[1])}
+    return stats
+
+
+def _summarise_or_say(path, part):
+    try:
+        return summarise(path, part)
+    except pa.ArrowInvalid as error:
+        raise OSError(f"{path}: not a whole Parquet file ({error}); build it again") from error
+
+
+def read_stats(folder: str) -> dict:
+    """The summaries kept in `folder`; none where there are none, or none that can be read."""
+    try:
+        with open(os.path.join(folder, FILE), encoding="utf-8") as file:
+            stats = json.load(file)
+        return stats if isinstance(stats, dict) else {}
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def stats_text(stats: dict) -> str:
+    """stats.json: a line for each file."""
+    lines = (f"{json.dumps(path)}: {json.dumps(summary)}" for path, summary in sorted(stats.items()))
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def by_part(stats: dict) -> dict:
+    """{part: merged summary}: "labeled", "segmented" and "unlabeled" before others, those that there are."""
+    parts = {part: [] for part in ("labeled", "segmented", "unlabeled")}
+    for path, summary in sorted(stats.items()):
+        parts.setdefault(path.split("/")[1], []).append(summary)
+    return {part: merge(summaries) for part, summaries in parts.items() if summaries}
+
+
+def path_of(stats: dict, part: str, image_id: str) -> str:
+    """The file of `part` that holds an image which a summary names. Raises KeyError for any other image."""
+    for path, summary in stats.items():
+        named = {summary["first"], *(name for ids in summary.get("examples", {}).values() for name in ids)}
+        if path.split("/")[1] == part and image_id in named:
+            return path
+    raise KeyError(f"{part}: no summary names {image_id}")

@@ -1,0 +1,422 @@
+"""The review page in a real browser: it opens from disk, shows what is in the files, and asks nothing of a network."""
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from scripts.pipeline.review import outline, page_text
+from scripts.pipeline.verify import Verified
+from scripts.review import main
+from tests.conftest import build
+from tests.fake_source import write_source
+
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r tests/requirements.txt")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SEGMENTED = 60
+FILE = "data/segmented/00.parquet"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A built folder with enough segmented images to scroll through."""
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built") / "hyper-kvasir"
+    write_source(source, images="tiny", segmented=SEGMENTED)
+    build(source, built)
+    shutil.copy(source / "expected.json", built.parent)
+    return built
+
+
+def review(folder, to, expected):
+    assert main([str(folder), "--to", str(to), "--expect", str(expected), "--workers", "2"]) == 0
+    return to.as_uri()
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    return review(folder, folder.parent / "review.html", folder.parent / "expected.json")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if CHROMIUM is None:
+        pytest.skip("no chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium):
+    """Opens an address; at the end no page may have said an error or asked for anything but itself."""
+    contexts, errors, requests = [], [], []
+
+    def visit(address, **options):
+        contexts.append(chromium.new_context(**{"reduced_motion": "reduce", **options}))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: errors.append(message.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(address)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not errors
+    assert not [url for url in requests if not url.startswith(("file:", "data:"))]
+
+
+@pytest.fixture
+def page(visit, address):
+    return visit(address)
+
+
+@pytest.fixture(scope="module")
+def truth(folder):
+    """{id: facts} of the segmented rows, found without the code under test: components by scipy, IoU by pixels."""
+    return {row["image_id"]: facts(row) for row in pq.read_table(folder / FILE, partitioning=None).to_pylist()}
+
+
+def facts(row):
+    mask = pixels(row["mask"]) > 0
+    components = ndimage.find_objects(ndimage.label(mask, np.ones((3, 3)))[0])
+    painted = [painted_box(mask.shape, box) for box in row["objects"]["bbox"]]
+    parts = [np.zeros_like(mask) for _ in components]
+    for part, slices in zip(parts, components):
+        part[slices] = True
+    iou = np.array([[(box & part).sum() / (box | part).sum() for part in parts] for box in painted])
+    best = [*iou.max(axis=0), *iou.max(axis=1)]
+    return {
+        "fold_2": str(row["fold_2"]),
+        "fold_5": str(row["fold_5"]),
+        "instances": str(len(parts)),
+        "boxes": str(len(painted)),
+        "finding": "polyps",
+        "lowest": min(best),
+        "box": bool((iou.max(axis=1) < 0.5).any()),
+        "instance": bool((iou.max(axis=0) < 0.5).any()),
+        "numbers": len(parts) != len(painted),
+        "mask": mask,
+    }
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png["bytes"])))
+
+
+def painted_box(shape, box):
+    x, y, width, height = map(int, box)
+    pixels = np.zeros(shape, bool)
+    pixels[y : y + height, x : x + width] = True
+    return pixels
+
+
+def shown_ids(page):
+    return page.eval_on_selector_all("#grid .tile", "tiles => tiles.map(tile => tile.ariaLabel.slice(6, 42))")
+
+
+# ------------------------------------------------------------------------------------------------- what the page says
+
+
+def test_status_and_counts_are_those_of_the_folder(page, folder):
+    expected = json.loads((folder.parent / "expected.json").read_text())
+    assert page.inner_text("#status .headline") == "All good"
+    cells = "rows => rows.map(row => [row.cells[0].innerText, row.cells[2].innerText])"
+    counts = dict(page.eval_on_selector_all("#counts tbody tr", cells))
+    assert counts["segmented / train"] == str(SEGMENTED)
+    assert counts["boxes"] == str(expected["boxes"]) and counts["polyp instances"] == str(expected["instances"])
+    assert {name: int(counts[name]) for name in expected["findings"]} == expected["findings"]
+    assert page.inner_text("#problems p").startswith("None")
+
+
+def test_a_sample_of_every_finding_and_of_the_unlabeled_is_a_picture(page, folder):
+    names = page.eval_on_selector_all("#samples .name", "all => all.map(name => name.innerText)")
+    assert sorted(names) == sorted(json.loads((folder.parent / "expected.json").read_text())["findings"])
+    decoded = "all => Promise.all(all.map(image => image.decode().then(() => image.naturalWidth)))"
+    widths = page.eval_on_selector_all("#samples img", decoded)
+    assert len(widths) == 23 + 6 and min(widths) > 0
+
+
+def test_figures_of_the_folder_are_shown_with_the_words_of_the_card(visit, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "with-figure")
+    (copy / "assets").mkdir(exist_ok=True)
+    Image.new("RGB", (40, 30), "teal").save(copy / "assets" / "for_the_test.png")
+    with open(copy / "README.md", "a") as card:
+        card.write("\n![Bars & <b>numbers</b>](assets/for_the_test.png)\n")
+    _, text = page_text(copy, Verified(), workers=1)
+    (tmp_path / "page.html").write_text(text, "utf-8")
+    page = visit((tmp_path / "page.html").as_uri())
+    figure = page.locator("#figures figure", has_text="For the test").locator("img")
+    assert figure.get_attribute("alt") == "Bars & <b>numbers</b>"
+    assert figure.evaluate("image => image.decode().then(() => image.naturalWidth)") == 40
+
+
+def test_outlines_are_those_of_the_masks(page, truth):
+    inside = """rows => rows.map(row => {
+        const canvas = new OffscreenCanvas(row.width, row.height).getContext("2d");
+        canvas.fill(new Path2D(row.mask ?? row.instances.map(part => part.path).join("")), "evenodd");
+        return [row.id, [...canvas.getImageData(0, 0, row.width, row.height).data].filter((_, i) => i % 4 === 3)];
+    })"""
+    rows = json.loads(page.text_content("#rows"))[:20]
+    for image_id, alpha in page.evaluate(inside, rows):
+        mask = truth[image_id]["mask"]
+        drawn = np.array(alpha).reshape(mask.shape) >= 128
+        assert (drawn & mask).sum() / (drawn | mask).sum() > 0.9
+
+
+def test_an_outline_has_holes_and_corners():
+    mask = np.zeros((9, 9), bool)
+    mask[1:8, 1:8], mask[3:5, 3:5], mask[8, 8] = True, False, True
+    path = outline(mask)
+    assert path.count("M") in (2, 3) and path.count("M") == path.count("z")
+
+
+# ---------------------------------------------------------------------------------------------------- filters, orders
+
+
+def test_each_value_of_each_filter_shows_the_images_that_have_it(page, truth):
+    for control in ("finding", "fold_2", "fold_5", "instances", "boxes"):
+        values = page.eval_on_selector_all(f"#{control} option", "options => options.map(option => option.value)")[1:]
+        assert set(values) == {facts[control] for facts in truth.values()}
+        for value in values:
+            page.select_option(f"#{control}", value)
+            wanted = {image_id for image_id, facts in truth.items() if facts[control] == value}
+            assert set(shown_ids(page)) == wanted
+            assert page.inner_text("#shown").startswith(f"{len(wanted)} of {SEGMENTED} images")
+        page.select_option(f"#{control}", "all")
+
+
+def test_disagreement_of_mask_and_boxes(page, truth):
+    for test in ("box", "instance", "numbers"):
+        page.select_option("#agreement", test)
+        assert set(shown_ids(page)) == {image_id for image_id, facts in truth.items() if facts[test]}
+    page.select_option("#agreement", "loose")
+    assert set(shown_ids(page)) == {image_id for image_id, facts in truth.items() if round(facts["lowest"], 3) < 0.9}
+    page.click("#disagreeing")
+    either = {i for i, facts in truth.items() if facts["box"] or facts["instance"] or facts["numbers"]}
+    assert 0 < len(either) < SEGMENTED and set(shown_ids(page)) == either
+    lowest = [truth[image_id]["lowest"] for image_id in shown_ids(page)]
+    assert lowest == pytest.approx(sorted(lowest), abs=2e-3)
+
+
+def test_filters_combine_and_reset(page, truth):
+    page.select_option("#fold_2", "1")
+    page.select_option("#boxes", "2")
+    both = {image_id for image_id, facts in truth.items() if (facts["fold_2"], facts["boxes"]) == ("1", "2")}
+    assert set(shown_ids(page)) == both
+    page.click("#filters [type=reset]")
+    page.locator(".tile").nth(SEGMENTED - 1).wait_for(state="attached")
+    assert set(shown_ids(page)) == set(truth)
+
+
+def test_search_by_id(page, truth):
+    one = sorted(truth)[17]
+    page.fill("#search", f" {one[4:20].upper()} ")
+    assert shown_ids(page) == [one]
+    page.fill("#search", "no such id")
+    assert shown_ids(page) == [] and page.is_visible("#none")
+
+
+def test_orders(page, truth):
+    keys = {
+        "instances": lambda image_id: (-int(truth[image_id]["instances"]), image_id),
+        "boxes": lambda image_id: (-int(truth[image_id]["boxes"]), image_id),
+        "smallest": lambda image_id: (round(truth[image_id]["mask"].mean(), 5), image_id),
+        "id": lambda image_id: image_id,
+    }
+    for order, key in keys.items():
+        page.select_option("#order", order)
+        assert shown_ids(page) == sorted(truth, key=key)
+
+
+# ----------------------------------------------------------------------------------------- overlays, keys, scrolling
+
+
+def test_each_switch_changes_what_is_drawn_and_back(page):
+    layers = [f"#grid-layers [data-layer={name}]" for name in ("mask", "instances", "boxes")]
+    for layer in layers:
+        page.uncheck(layer)
+    picture = page.locator(".tile .picture").first
+    picture.locator("img").wait_for()
+    page.evaluate("Promise.all([...document.querySelectorAll('.tile img')].map(image => image.decode()))")
+    plain = screenshot(picture)
+    for layer in layers:
+        page.check(layer)
+        assert changed(plain, screenshot(picture)) > 100
+        page.uncheck(layer)
+        assert changed(plain, screenshot(picture)) == 0
+
+
+def screenshot(element):
+    return np.asarray(Image.open(io.BytesIO(element.screenshot())).convert("RGB")).astype(int)
+
+
+def changed(one, other):
+    """The number of pixels that differ by more than what smoothing of edges does."""
+    return int((abs(one - other).max(axis=2) > 24).sum())
+
+
+def test_switches_of_grid_and_large_view_are_one(page):
+    page.focus(".tile")
+    page.keyboard.press("Enter")
+    page.check("#large-layers [data-layer=instances]")
+    assert page.is_visible("#large-picture .instances text")
+    page.keyboard.press("Escape")
+    assert page.is_checked("#grid-layers [data-layer=instances]")
+
+
+def test_keyboard_alone_is_enough(page, truth):
+    ids = sorted(truth)
+    page.focus("#filters [type=reset]")
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.className") == "tile":
+            break
+    focused = "document.activeElement.ariaLabel"
+    assert ids[0] in page.evaluate(focused)
+    last = SEGMENTED - 1
+    for key, at in (("ArrowRight", 1), ("End", last), ("ArrowRight", last), ("Home", 0), ("ArrowRight", 1)):
+        page.keyboard.press(key)
+        assert ids[at] in page.evaluate(focused)
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    assert page.inner_text("#large-id") == ids[1]
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#large-id") == ids[2] and page.inner_text("#position") == f"3 of {SEGMENTED}"
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#large-id") == ids[0]
+    page.keyboard.press("Escape")
+    assert page.is_hidden("#large") and ids[0] in page.evaluate(focused)
+    page.keyboard.press("ArrowDown")
+    columns = page.evaluate("getComputedStyle(document.getElementById('grid')).gridTemplateColumns.split(' ').length")
+    assert ids[columns] in page.evaluate(focused)
+
+
+def test_the_large_view_goes_through_what_the_filters_left(page, truth):
+    page.select_option("#boxes", "2")
+    ids = shown_ids(page)
+    page.click(".tile")
+    page.click("#next")
+    assert (page.inner_text("#large-id"), page.inner_text("#position")) == (ids[1], f"2 of {len(ids)}")
+    page.click("#close")
+    assert page.is_hidden("#large")
+
+
+def test_pictures_come_into_the_page_as_one_scrolls(page):
+    last = page.locator(".tile").last
+    assert last.locator("img").count() == 0
+    assert 0 <= page.locator(".tile img").count() < SEGMENTED
+    last.scroll_into_view_if_needed()
+    last.locator("img").wait_for()
+    assert last.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    page.evaluate("scrollTo(0, 0)")
+    last.locator("img").wait_for(state="detached")
+
+
+def test_a_link_to_an_image_opens_it(visit, address, truth):
+    one = sorted(truth)[50]
+    page = visit(f"{address}#image-{one}")
+    assert page.inner_text("#large-id") == one
+    page.keyboard.press("Escape")
+    assert page.evaluate("location.hash") == "#browser"
+
+
+def test_narrow_windows_and_both_schemes(visit, address):
+    page = visit(address, viewport={"width": 340, "height": 700})
+    grounds = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        grounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert grounds == ["rgb(247, 248, 249)", "rgb(18, 22, 25)"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 340
+
+
+# ---------------------------------------------------------------------------------------- broken and partial folders
+
+
+def test_the_policy_forbids_network_and_other_scripts(chromium, address):
+    page = chromium.new_page()
+    page.goto(address)
+    blocked = """async () => {
+        const blocked = [];
+        addEventListener("securitypolicyviolation", event => blocked.push(event.effectiveDirective));
+        await fetch("https://example.org/").catch(() => null);
+        document.body.append(Object.assign(new Image(), {src: "https://example.org/x.png"}));
+        document.body.append(Object.assign(document.createElement("script"), {textContent: "document.title = 'run'"}));
+        await new Promise(resolve => setTimeout(resolve, 200));
+        return [blocked.sort(), document.title];
+    }"""
+    directives, title = page.evaluate(blocked)
+    assert directives == ["connect-src", "img-src", "script-src-elem"] and title != "run"
+    page.close()
+
+
+def test_a_broken_folder_is_shown_as_far_as_it_goes(visit, folder, tmp_path):
+    """A cut mask, a mask that differs from the instances, a labeled file lost, and a file with a hostile name."""
+    copy = shutil.copytree(folder, tmp_path / "a <b>folder")
+    lost = next((copy / "data" / "labeled").rglob("*.parquet"))
+    lost.unlink()
+    (copy / "data" / "<img src=x onerror=document.title='run'>.parquet").write_bytes(b"")
+    table = pq.read_table(copy / FILE, partitioning=None)
+    rows = table.to_pylist()
+    rows[3]["mask"]["bytes"] = rows[3]["mask"]["bytes"][:40]
+    rows[5]["mask"]["bytes"] = rows[4]["mask"]["bytes"]
+    pq.write_table(type(table).from_pylist(rows, schema=table.schema), copy / FILE)
+
+    page = visit(review(copy, tmp_path / "page.html", folder.parent / "expected.json"))
+    assert page.inner_text("h1") == "a <b>folder"
+    assert page.inner_text("#status .headline").endswith("problems")
+    assert page.title().startswith("Review of a <b>folder: ")
+    problems = page.inner_text("#problems")
+    assert "<img src=x onerror=document.title='run'>.parquet" in problems and lost.name in problems
+    assert str(tmp_path) not in page.content()
+    differing = page.locator("#counts .differs").first
+    assert "✗" in differing.inner_text() and "missing" in differing.inner_text()
+    page.select_option("#agreement", "problem")
+    assert {rows[3]["image_id"]} <= set(shown_ids(page)) < {row["image_id"] for row in rows}
+    page.click(f"#problems a[href='#image-{rows[3]['image_id']}']")
+    assert "unreadable" in page.inner_text("#large-facts") and "✓" not in page.inner_text("#large-facts")
+
+
+def test_a_file_that_cannot_be_read_leaves_the_rest(visit, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "cut")
+    (copy / FILE).write_bytes((copy / FILE).read_bytes()[:1000])
+    page = visit(review(copy, tmp_path / "page.html", folder.parent / "expected.json"))
+    assert "cannot be read" in page.inner_text("#browser")
+    assert page.locator("#samples img").count() == 23 + 6
+
+
+@pytest.mark.parametrize("config", ["labeled", "segmented", "unlabeled"])
+def test_a_folder_of_one_config(visit, source, tmp_path, config):
+    build(source, tmp_path / "part", "--config", config)
+    page = visit(review(tmp_path / "part", tmp_path / "page.html", source / "expected.json"))
+    assert page.inner_text("#status .headline") == "All good"
+    assert f"Checked: {config}." in page.inner_text("#status")
+    assert ("Not in this folder" in page.inner_text("#browser")) == (config != "segmented")
+    assert page.locator("#samples img").count() == {"labeled": 23, "segmented": 1, "unlabeled": 6}[config]
+
+
+def test_the_command_says_what_it_wrote_always_the_same(folder, address, tmp_path, capsys):
+    to = tmp_path / "page.html"
+    assert review(folder, to, folder.parent / "expected.json") != address
+    assert capsys.readouterr().out.endswith("MB: all good\n")
+    assert to.read_bytes() == (folder.parent / "review.html").read_bytes()
+
+
+def test_the_command_refuses_a_folder_that_was_not_built(tmp_path, capsys):
+    assert main([str(tmp_path), "--to", str(tmp_path / "page.html")]) == 1
+    assert "no manifest.json" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
