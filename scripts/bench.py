@@ -2,12 +2,14 @@
 
     python -m scripts.bench build                 # archive to Parquet, against `unzip -q` and `cp` of the archive
     python -m scripts.bench build --archive hyper-kvasir-labeled-images.zip --runs 3
-    python -m scripts.bench updates               # what an update of the labeled part sends, by hf_xet's own count
+    python -m scripts.bench updates               # what an update of the labeled part sends to the Hub
 
 Runs alternate with the rival's; the quickest of each counts, since noise only ever adds time.
 """
 
 import argparse
+import base64
+import json
 import os
 import random
 import shutil
@@ -20,10 +22,16 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hyper_kvasir import TAXONOMY, Expected, plan_parts
+from hyper_kvasir import CONFIGS, TAXONOMY, Expected, part_of, plan_parts
+from scripts.loopback_hub import LoopbackHub
+from scripts.pipeline import stats
+from scripts.pipeline.card import find_row, make_card
 from scripts.pipeline.console import say, table
-from scripts.pipeline.parquet import write_part, write_table
-from scripts.pipeline.plan import make_plan, plan_part
+from scripts.pipeline.manifest import FILE, make_manifest, manifest_text
+from scripts.pipeline.parquet import read_entry, write_part, write_table
+from scripts.pipeline.plan import SCHEMA, make_plan, plan_part
+
+REPO = "ns/hyper-kvasir"
 
 
 class Run(NamedTuple):
@@ -100,43 +108,68 @@ def bench_build(work: str, archive: str, runs: int) -> str:
 # ----------------------------------------------------------------------------------------------------------- updates
 
 
-def bench_updates(work: str, archive: str) -> str:
-    """New bytes of updated versions in a deduplicating store that holds version 1: hf_xet's own `local://` store.
+class Version(NamedTuple):
+    """A version of the labeled part by paths in its repository: data files on this disk; card and manifest."""
 
-    Version 1 is the archive less 20 images, which the version with 20 images more adds. Only files that differ are
-    given to hf_xet, as scripts.publish does.
+    files: dict[str, str]
+    texts: dict[str, bytes]
+
+
+def bench_updates(work: str, archive: str) -> str:
+    """What updated versions send: new bytes by hf_xet's own `local://` store, and all that the loopback Hub received.
+
+    Version 1 is the archive less 20 images, which the version with 20 images more adds. As scripts.publish does, only
+    files that differ are given to the clients, here from a machine that knows nothing of earlier uploads.
     """
     source = os.path.dirname(archive)
     expected = Expected.load(os.path.join(source, "expected.json"))
-    (planned,) = {p.part.archive for p in make_plan([source], ["labeled"], expected).parts.values()}
-    rows = [row for p in make_plan([source], ["labeled"], expected).parts.values() for row in p.part.rows]
+    parts = [planned.part for planned in make_plan([source], ["labeled"], expected).parts.values()]
+    rows = [row for part in parts for row in part.rows]
     chance = random.Random(0)
     chance.shuffle(rows)
     first, new = rows[20:], rows[:20]
-    chosen = first[:10]
-    versions = {
-        "nothing changed": first,
-        "10 labels changed": [row._replace(label=other_label(row)) for row in chosen] + first[10:],
-        "3 images removed": first[3:],
-        "20 images added": rows,
-    }
-    store = os.path.join(work, "store")
+    relabeled = [row._replace(label=other_label(row)) for row in first[:10]] + first[10:]
     shutil.rmtree(work, ignore_errors=True)
-    base = write_rows(work, planned, first)
-    size = sum(os.path.getsize(path) for path in base.values())
-    new_bytes, wire = upload_bytes(store, list(base.values()))
-    lines = [("version 1", len(base), size, new_bytes, wire, percent(new_bytes, size))]
+
+    def make(rows, changelog="1.0.0"):
+        return make_version(work, parts[0].archive, rows, f"# Changelog\n\n## {changelog}\n")
+
+    base = make(first)
+    size = sum(map(os.path.getsize, base.files.values()))
+    own = sum(row.image.size for row in new)
+    wider = Version({path: add_column(file) for path, file in base.files.items()}, base.texts)
+    versions = {
+        "nothing changed": base,
+        "10 labels changed": make(relabeled),
+        "3 images removed": make(first[3:]),
+        "20 images added": make(rows),
+        "a column added": wider,
+        "the card alone": make(first, "1.0.1"),
+    }
+    lines = [("version 1", *sent(work, Version({}, {}), base, size))]
     for name, version in versions.items():
-        files = write_rows(work, planned, version)
-        changed = [path for key, path in files.items() if key not in base]
-        lines.append((name, len(changed), *measured(store, changed, size)))
+        lines.append((name, *sent(work, base, version, size)))
         if name == "20 images added":
-            own = sum(row.image.size for row in new)
-            lines.append(("  (their own bytes)", "", own, "", "", percent(own, size)))
-    wider = [add_column(path) for path in base.values()]
-    lines.append(("a column added", len(wider), *measured(store, wider, size)))
-    header = ("update", "files", "bytes of these", "new bytes", "sent with shards", "of the config")
+            lines.append(("  (their own bytes)", "", own, "", percent(own, size), "", ""))
+    header = ("update", "files", "bytes of these", "new bytes", "of the config", "the Hub received", "of the config")
     return f"labeled part of {len(first):,} images, {size / 1e9:.2f} GB\n" + table(header, lines)
+
+
+def make_version(work, archive, rows, changelog):
+    """The version of the labeled part that has these rows; files are written once."""
+    files, entries = {}, {}
+    for planned in map(plan_part, plan_parts("labeled", archive, sorted(rows, key=lambda row: row.image_id))):
+        path, file = planned.part.path, os.path.join(work, "files", f"{planned.key}.parquet")
+        entries[path] = read_entry(file) if os.path.exists(file) else write_part(*planned, file)
+        files[path] = file
+    manifest = make_manifest([c for c in CONFIGS if part_of(c) == "labeled"], {}, entries, True, SCHEMA)
+    summaries = stats.collect(work, manifest, {}, files.get)
+
+    def example(part, image_id):
+        return find_row(files[stats.path_of(summaries, part, image_id)], image_id)
+
+    manifest, texts = make_card(manifest, summaries, example, REPO, changelog)
+    return Version(files, {**texts, FILE: manifest_text(manifest).encode()})
 
 
 def other_label(row):
@@ -145,53 +178,72 @@ def other_label(row):
     return next(i for i, f in enumerate(TAXONOMY) if f.tract == tract and i != row.label)
 
 
-def write_rows(work, archive, rows):
-    """Writes the files of these rows that were not written before: {key: path}."""
-    parts = plan_parts("labeled", archive, sorted(rows, key=lambda row: row.image_id))
-    paths = {p.key: (p, os.path.join(work, "files", f"{p.key}.parquet")) for p in map(plan_part, parts)}
-    for part, path in paths.values():
-        if not os.path.exists(path):
-            write_part(*part, path)
-    return {key: path for key, (_, path) in paths.items()}
-
-
 def add_column(path):
     """The same file with one more column, as a later version of the dataset might have."""
     table = pq.read_table(path)
     wider = table.append_column("blur", pa.array([0.5] * table.num_rows, pa.float32()))
     with open(path + ".wider", "wb") as file:
-        write_table(wider, {}, file)
+        write_table(wider, "labeled", {}, file)
     return path + ".wider"
 
 
-def measured(store, paths, size):
-    """(bytes of the files, new bytes, bytes sent, share of the config) of an upload onto a copy of the store."""
-    trial = store + "-trial"
-    shutil.rmtree(trial, ignore_errors=True)
-    shutil.copytree(store, trial)
-    new, wire = upload_bytes(trial, paths)
-    return sum(map(os.path.getsize, paths)), new, wire, percent(new, size)
+def sent(work, old, new, size):
+    """(data files, bytes of them, new bytes, their share, bytes the Hub received, their share) of an update."""
+    changed = {path: file for path, file in new.files.items() if old.files.get(path) != file}
+    texts = {path: text for path, text in new.texts.items() if old.texts.get(path) != text}
+    gone = sorted((set(old.files) | set(old.texts)) - set(new.files) - set(new.texts))
+    local, hub = (store_of(work, name, keep=not old.files) for name in ("store", "hub"))
+    fresh = new_bytes(local, list(changed.values())) if changed else 0
+    received = hub_bytes(hub, changed, texts, gone) if changed or texts or gone else 0
+    total = sum(map(os.path.getsize, changed.values()))
+    return len(changed), total, fresh, percent(fresh, size), received, percent(received, size)
+
+
+def store_of(work, name, keep):
+    """The store that version 1 goes to, or a copy of it to try an update on."""
+    store = os.path.abspath(os.path.join(work, name))
+    if keep:
+        return store
+    shutil.rmtree(f"{store}-trial", ignore_errors=True)
+    return shutil.copytree(store, f"{store}-trial")
 
 
 UPLOAD = """
 import sys, hf_xet
 commit = hf_xet.XetSession().new_upload_commit(endpoint="local://" + sys.argv[1])
 handles = [commit.start_upload_file(path) for path in sys.argv[2:]]
-metrics = commit.wait_to_finish().dedup_metrics
-print(metrics.new_bytes, metrics.xorb_bytes_uploaded + metrics.shard_bytes_uploaded)
+print(commit.wait_to_finish().dedup_metrics.new_bytes)
 """
 
 
-def upload_bytes(store, paths):
-    """(new bytes, bytes of xorbs and shards) of an upload to a local store of hf_xet, as from another machine."""
-    if not paths:
-        return 0, 0
-    store = os.path.abspath(store)
+def new_bytes(store, files):
+    """Bytes that hf_xet finds in no chunk of a local store, and adds to it."""
     env = {**os.environ, "HF_HOME": tempfile.mkdtemp(dir=os.path.dirname(store))}
-    command = [sys.executable, "-c", UPLOAD, store, *paths]
-    said = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
-    new, wire = map(int, said.split())
-    return new, wire
+    done = subprocess.run([sys.executable, "-c", UPLOAD, store, *files], env=env, check=True, stdout=subprocess.PIPE)
+    return int(done.stdout)
+
+
+COMMIT = """
+import base64, json, sys
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+repo_id, files, texts, gone = json.load(sys.stdin)
+api = HfApi()
+api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
+operations = [CommitOperationAdd(path, file) for path, file in files.items()]
+operations += [CommitOperationAdd(path, base64.b64decode(text)) for path, text in texts.items()]
+operations += [CommitOperationDelete(path) for path in gone]
+api.create_commit(repo_id, operations, commit_message="update", repo_type="dataset")
+"""
+
+
+def hub_bytes(folder, files, texts, gone):
+    """Bytes of content, indexes and commit that a loopback Hub in `folder` receives of one commit."""
+    given = [REPO, files, {path: base64.b64encode(text).decode() for path, text in texts.items()}, gone]
+    with LoopbackHub(folder) as hub, tempfile.TemporaryDirectory(dir=os.path.dirname(folder)) as home:
+        hub.reset()
+        env = {**hub.env(home=home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        subprocess.run([sys.executable, "-c", COMMIT], env=env, check=True, input=json.dumps(given), text=True)
+        return sum(hub.counters()["uploaded"].values())
 
 
 def percent(part, whole):

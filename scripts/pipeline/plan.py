@@ -26,7 +26,7 @@ from hyper_kvasir import (
     read_rows,
     zlib,
 )
-from scripts.pipeline.parquet import WRITER, features_metadata
+from scripts.pipeline.parquet import features_metadata, writer_options
 
 SCHEMA = 1  # of the stored files; counted up when the same inputs are to give other files
 
@@ -110,6 +110,6 @@ def plan_part(part: Part) -> PlannedPart:
         return [row.image_id, row.label, row.fold_2, row.fold_5, files, row.boxes, row.size]
 
     rows = [json.dumps(inputs(row)) for row in part.rows]
-    described = json.dumps([SCHEMA, WRITER, part.config, features_metadata(part.config), rows])
+    described = json.dumps([SCHEMA, writer_options(part.config), part.config, features_metadata(part.config), rows])
     digests = "".join(f"{zlib.crc32(row.encode()):08x}" for row in rows)
     return PlannedPart(part, hashlib.sha256(described.encode()).hexdigest(), digests)
