@@ -5,15 +5,16 @@
 From the texts in dataset_card/ and what is in the files: README.md, assets/, stats.json, croissant.json, datasheet.md,
 CITATION.bib, CITATION.cff, CHANGELOG.md; and it enters them in manifest.json. Every number is counted. Files whose
 sha256 stands in stats.json are not read again, and only what differs is written. Then the card is checked: its metadata
-against what the Hub takes, its numbers against the Parquet files. Problems are listed, and the command exits with 1.
+against what the Hub takes, its numbers against the Parquet files. What was written is listed, and problems, with which
+the command exits with 1.
 
 scripts.build does this at its end; use this command after a change of the texts or figures.
 """
 
 import argparse
-import os
+from pathlib import Path
 
-from scripts.pipeline.card import check_card, lint_card, write_card
+from scripts.pipeline.card import check_card, lint_card, update_card, write_file
 from scripts.pipeline.console import run, say
 from scripts.pipeline.manifest import FILE, manifest_text, read_manifest
 
@@ -28,27 +29,22 @@ def main(arguments=None) -> int:
         manifest = read_manifest(args.folder)
         if manifest is None:
             raise ValueError(f"{args.folder}: no {FILE} there; build the folder first: python -m scripts.build")
-        written = write_card(args.folder, manifest)
-        if written != manifest:
-            _replace(os.path.join(args.folder, FILE), manifest_text(written))
-        with open(os.path.join(args.folder, "README.md"), encoding="utf-8") as file:
-            card = file.read()
-        problems = lint_card(card, list(written["files"])) + check_card(card, written, args.folder)
+        updated, changed = update_card(args.folder, manifest)
+        if updated != manifest:
+            write_file(Path(args.folder, FILE), manifest_text(updated).encode())
+            changed.append(FILE)
+        card = Path(args.folder, "README.md").read_text(encoding="utf-8")
+        problems = lint_card(card, list(updated["files"])) + check_card(card, updated, args.folder)
     except (ValueError, OSError) as error:
         say(f"error: {error}")
         return 1
+    for path in changed:
+        say(f"written: {path}" if Path(args.folder, path).exists() else f"removed: {path}")
     for problem in problems:
         say(f"problem: {problem}")
-    state = "was up to date" if written == manifest else "written"
-    say(f"{args.folder}: card of {len(written['card']['files'])} files {state}, {len(problems)} problems")
+    state = f"{len(changed)} written anew" if changed else "up to date"
+    say(f"{args.folder}: card of {len(updated['card']['files'])} files, {state}, {len(problems)} problems")
     return 1 if problems else 0
-
-
-def _replace(path, text):
-    beside = f"{path}.{os.getpid()}.incomplete"
-    with open(beside, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(beside, path)
 
 
 if __name__ == "__main__":

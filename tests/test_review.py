@@ -1,5 +1,6 @@
 """The review page in a real browser: it opens from disk, shows what is in the files, and asks nothing of a network."""
 
+import base64
 import io
 import json
 import shutil
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from scripts.pipeline.review import outline, page_text
+from scripts.pipeline.review import LARGE_SIDE, SIDE, describe, outline, page_text
+from scripts.pipeline.stats import read_stats
 from scripts.pipeline.verify import Verified
 from scripts.review import main
 from tests.conftest import build
@@ -85,7 +87,7 @@ def page(visit, address):
 
 @pytest.fixture(scope="module")
 def truth(folder):
-    """{id: facts} of the segmented rows, found without the code under test: components by scipy, IoU by pixels."""
+    """{id: facts} of the segmented rows, found without the code under test: components by scipy, boxes by pixels."""
     return {row["image_id"]: facts(row) for row in pq.read_table(folder / FILE, partitioning=None).to_pylist()}
 
 
@@ -98,6 +100,7 @@ def facts(row):
         part[slices] = True
     iou = np.array([[(box & part).sum() / (box | part).sum() for part in parts] for box in painted])
     best = [*iou.max(axis=0), *iou.max(axis=1)]
+    fits = [fit(box, components[i]) for box, i in zip(row["objects"]["bbox"], iou.argmax(axis=1))]
     return {
         "fold_2": str(row["fold_2"]),
         "fold_5": str(row["fold_5"]),
@@ -105,11 +108,20 @@ def facts(row):
         "boxes": str(len(painted)),
         "finding": "polyps",
         "lowest": min(best),
-        "box": bool((iou.max(axis=1) < 0.5).any()),
-        "instance": bool((iou.max(axis=0) < 0.5).any()),
+        **{kind: kind in fits for kind in ("matched", "stretched", "unmatched")},
+        "unboxed": len({i for i, kind in zip(iou.argmax(axis=1), fits) if kind == "matched"}) < len(parts),
         "numbers": len(parts) != len(painted),
         "mask": mask,
     }
+
+
+def fit(box, component):
+    """How a box fits the component, a pair of slices, that it overlaps best."""
+    x, y, width, height = box
+    edges = zip((x, x + width, y, y + height), [end for s in component[::-1] for end in (s.start, s.stop)])
+    if all(abs(one - other) <= 2 for one, other in edges):
+        return "matched"
+    return "stretched" if (x, y) == (0, 0) else "unmatched"
 
 
 def pixels(png):
@@ -158,6 +170,12 @@ def test_figures_of_the_folder_are_shown_with_the_words_of_the_card(visit, folde
     _, text = page_text(copy, Verified(), workers=1)
     (tmp_path / "page.html").write_text(text, "utf-8")
     page = visit((tmp_path / "page.html").as_uri())
+    names = [text.split(".")[0] for text in page.locator("#figures figcaption").all_inner_texts()]
+    assert names == [
+        "Findings", "Polyps", "Class balance", "Folds", "Objects", "Heat maps", "Agreement", "Sizes", "For the test"
+    ]  # fmt: skip
+    assert "framed" not in (caption := page.locator("#figures figcaption").first.inner_text())
+    assert "not chosen by hand" in caption
     figure = page.locator("#figures figure", has_text="For the test").locator("img")
     assert figure.get_attribute("alt") == "Bars & <b>numbers</b>"
     assert figure.evaluate("image => image.decode().then(() => image.naturalWidth)") == 40
@@ -198,14 +216,30 @@ def test_each_value_of_each_filter_shows_the_images_that_have_it(page, truth):
         page.select_option(f"#{control}", "all")
 
 
+def test_the_page_and_the_card_count_alike(page, folder, truth):
+    """Boxes by their fit and instances without a box, in the page, its rows, and the card."""
+    summary = read_stats(str(folder))[FILE]
+    said = page.locator("#browser .agreement b").all_inner_texts()
+    fits = summary["boxes_by_fit"]
+    disagreeing = [facts for facts in truth.values() if disagree(facts)]
+    wanted = [fits["matched"], fits["stretched"], fits["unmatched"], summary["unboxed"], len(disagreeing)]
+    assert [int(number) for number in said] == wanted and min(wanted) > 0
+    boxes = [box["fit"] for row in json.loads(page.text_content("#rows")) for box in row["boxes"]]
+    assert {kind: boxes.count(kind) for kind in fits} == fits
+
+
+def disagree(facts):
+    return facts["stretched"] or facts["unmatched"] or facts["unboxed"] or facts["numbers"]
+
+
 def test_disagreement_of_mask_and_boxes(page, truth):
-    for test in ("box", "instance", "numbers"):
+    for test in ("matched", "stretched", "unmatched", "unboxed", "numbers"):
         page.select_option("#agreement", test)
         assert set(shown_ids(page)) == {image_id for image_id, facts in truth.items() if facts[test]}
     page.select_option("#agreement", "loose")
     assert set(shown_ids(page)) == {image_id for image_id, facts in truth.items() if round(facts["lowest"], 3) < 0.9}
     page.click("#disagreeing")
-    either = {i for i, facts in truth.items() if facts["box"] or facts["instance"] or facts["numbers"]}
+    either = {image_id for image_id, facts in truth.items() if disagree(facts)}
     assert 0 < len(either) < SEGMENTED and set(shown_ids(page)) == either
     lowest = [truth[image_id]["lowest"] for image_id in shown_ids(page)]
     assert lowest == pytest.approx(sorted(lowest), abs=2e-3)
@@ -327,6 +361,53 @@ def test_pictures_come_into_the_page_as_one_scrolls(page):
     last.locator("img").wait_for(state="detached")
 
 
+def test_boxes_that_do_not_fit_are_seen_and_named(page, truth):
+    """Dotted and explained; those under ten pixels with a ring, as a sliver is hardly seen."""
+    assert page.locator("#grid-layers .legend").inner_text() == "Box that matches no instance"
+    page.select_option("#agreement", "unmatched")
+    page.click(".tile")
+    assert page.locator("#large-picture .boxes rect.unfit").count() == 1
+    assert page.locator("#large-picture .boxes circle.unfit").count() == 1
+    assert "✗ unmatched" in page.inner_text("#large-facts") and "✗ disagree" in page.inner_text("#large-facts")
+    assert page.locator("#large-facts th:not([scope=col])").count() == 0
+    page.keyboard.press("Escape")
+    page.select_option("#agreement", "agree")
+    page.click(".tile")
+    assert page.locator("#large-picture .boxes rect").count() > 0
+    assert page.locator("#large-picture .boxes .unfit, #large-picture .boxes circle").count() == 0
+
+
+def test_rows_that_disagree_have_larger_pictures(large_row):
+    sizes = {}
+    for name, box in (("agrees", [9.0, 9.0, 101.0, 51.0]), ("disagrees", [9.0, 9.0, 150.0, 51.0])):
+        described = describe({**large_row, "objects": {"bbox": [box]}})
+        with Image.open(io.BytesIO(base64.b64decode(described["picture"]))) as picture:
+            sizes[name] = max(picture.size)
+    assert sizes == {"agrees": SIDE, "disagrees": LARGE_SIDE}
+
+
+@pytest.fixture
+def large_row():
+    """A segmented row of 1,000 x 600 pixels, with one instance at (10, 10), 100 wide and 50 high."""
+    instances = np.zeros((600, 1000), np.uint8)
+    instances[10:60, 10:110] = 1
+    photo = io.BytesIO()
+    Image.new("RGB", (1000, 600), "teal").save(photo, "JPEG")
+    row = {"image_id": "x", "label": 4, "fold_2": 0, "fold_5": 0, "width": 1000, "height": 600}
+    return {
+        **row,
+        "image": {"bytes": photo.getvalue()},
+        "mask": as_png(instances * 255),
+        "instances": as_png(instances),
+    }
+
+
+def as_png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue()}
+
+
 def test_a_link_to_an_image_opens_it(visit, address, truth):
     one = sorted(truth)[50]
     page = visit(f"{address}#image-{one}")
@@ -343,6 +424,14 @@ def test_narrow_windows_and_both_schemes(visit, address):
         grounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert grounds == ["rgb(247, 248, 249)", "rgb(18, 22, 25)"]
     assert page.evaluate("document.documentElement.scrollWidth") <= 340
+    ends = page.eval_on_selector_all("nav a", "links => links.map(link => link.getBoundingClientRect().right)")
+    assert max(ends) <= 340, "no section is cut off"
+
+
+def test_forced_colours_leave_the_keys_of_the_layers(visit, address):
+    page = visit(address, forced_colors="active")
+    kept = page.eval_on_selector_all(".key", "keys => keys.map(key => getComputedStyle(key).forcedColorAdjust)")
+    assert len(kept) == 8 and set(kept) == {"none"}
 
 
 # ---------------------------------------------------------------------------------------- broken and partial folders

@@ -1,6 +1,6 @@
 """The repository's README.md and what goes along with it, from `dataset_card/` and what is in the files.
 
-    manifest = write_card(folder, manifest)       the files, written where they differ
+    manifest = write_card(folder, manifest)       the files, written where they differ (`update_card` says which)
     stale(folder, manifest)                       what of them is not as it would be written now
     lint_card(text, paths)                        whether the Hub takes the card
     check_card(text, manifest, folder)            whether its numbers are those of the Parquet files
@@ -10,17 +10,21 @@ Every number is counted (`scripts.pipeline.stats`); texts are in `dataset_card/`
 
 import fnmatch
 import hashlib
+import io
 import json
 import os
 import re
+import subprocess
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
+from PIL import Image
 
 from hyper_kvasir import (
     CATEGORIES,
@@ -40,9 +44,13 @@ from scripts.pipeline.figures import Example
 from scripts.pipeline.manifest import matching
 from scripts.pipeline.parquet import features_metadata
 
-TEXTS = Path(__file__).parents[2] / "dataset_card"
+PROJECT = Path(__file__).parents[2]
+TEXTS = PROJECT / "dataset_card"
 PLACEHOLDER = "ns/hyper-kvasir"  # stands for the Hub repository until publication knows it
 LOW_QUALITY = 90  # of a JPEG, at most
+COMMON_SIZES = 5  # of each part, named in the card
+OBJECT_SHARES = {"instances": "instance_shares", "boxes": "box_shares"}  # what a summary calls the shares of each
+OTHER = "other than the official archive"
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -67,17 +75,34 @@ def version_of(manifest: dict) -> str:
     return manifest.get("version", str(VERSION))
 
 
+def builder_commit() -> str | None:
+    """The commit of this project's code, with "-dirty" where files differ from it; None outside of a git work tree."""
+    if not (PROJECT / ".git").exists():  # else git would tell the commit of a repository around it
+        return None
+    command = ["git", "--no-optional-locks", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or a work tree that it refuses
+        return None
+
+
 def card_files(
-    manifest: dict, summaries: dict, example: Example, repo_id: str = PLACEHOLDER, changelog: str | None = None
+    manifest: dict,
+    summaries: dict,
+    example: Example,
+    repo_id: str = PLACEHOLDER,
+    changelog: str | None = None,
+    commit: str | None = None,
 ) -> dict[str, bytes]:
     """{path: content} of README.md and all that goes along with it.
 
     `summaries` is of `stats.collect`; `example` gives a stored row by part and image id (`stats.path_of` says in which
-    file); `changelog` stands in for dataset_card/CHANGELOG.md. The same arguments give the same bytes.
+    file); `changelog` stands in for dataset_card/CHANGELOG.md; `commit` is of `builder_commit`. The same arguments give
+    the same bytes.
     """
     parts = stats.by_part(summaries)
     drawn = figures.draw(parts, example)
-    context = _context(manifest, parts, drawn, example, repo_id)
+    context = _context(manifest, parts, drawn, example, repo_id, commit)
     card = f"---\n{_yaml(front_matter(manifest))}---\n\n{_render('card.md.j2', context)}"
     texts = {
         "README.md": card,
@@ -94,28 +119,38 @@ def card_files(
 def write_card(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> dict:
     """Writes the card's files into `folder` where they differ; returns the manifest with its "card" entry.
 
-    That is {"key": of `card_key`, "files": {path: {"bytes", "sha256"}}}. Nothing is read or written where it stands in
-    `manifest` already and the files are there. Raises OSError where a stored file is missing or damaged.
+    That is {"key": of `card_key`, "commit": of `builder_commit`, "files": {path: {"bytes", "sha256"}}}. Nothing is made
+    or written where `stale` finds nothing. Raises OSError where a stored file is missing or damaged.
     """
-    key, old = card_key(manifest, repo_id), manifest.get("card", {"key": None, "files": {}})
-    if old["key"] == key and all(_size(folder, path) == entry["bytes"] for path, entry in old["files"].items()):
-        return manifest
+    return update_card(folder, manifest, repo_id)[0]
+
+
+def update_card(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> tuple[dict, list[str]]:
+    """Does as `write_card`; returns the manifest and the paths that were written or removed."""
+    if not stale(folder, manifest, repo_id):
+        return manifest, []
+    old = manifest.get("card", {}).get("files", {})
     summaries = stats.collect(folder, manifest, stats.read_stats(folder))
     manifest, files = make_card(manifest, summaries, folder_examples(folder, summaries), repo_id)
-    for path in set(old["files"]) - set(files):
-        Path(folder, path).unlink(missing_ok=True)
-    for path, data in files.items():
-        _write(Path(folder, path), data)
-    return manifest
+    removed = [path for path in sorted(set(old) - set(files)) if Path(folder, path).exists()]
+    for path in removed:
+        Path(folder, path).unlink()
+    written = [path for path, data in files.items() if _content(Path(folder, path)) != data]
+    for path in written:
+        write_file(Path(folder, path), files[path])
+    return manifest, sorted([*written, *removed])
 
 
 def make_card(
     manifest: dict, summaries: dict, example: Example, repo_id: str, changelog: str | None = None
 ) -> tuple[dict, dict[str, bytes]]:
-    """(the manifest with its "card" entry, the files of `card_files`)."""
-    files = card_files(manifest, summaries, example, repo_id, changelog)
+    """(the manifest with its "card" entry, the files of `card_files`). An unchanged key keeps its commit."""
+    key, old = card_key(manifest, repo_id), manifest.get("card", {})
+    commit = old["commit"] if old.get("key") == key and "commit" in old else builder_commit()
+    files = card_files(manifest, summaries, example, repo_id, changelog, commit)
     entries = {path: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for path, data in files.items()}
-    return {**manifest, "card": {"key": card_key(manifest, repo_id), "files": dict(sorted(entries.items()))}}, files
+    card = {"key": key, "commit": commit, "files": dict(sorted(entries.items()))}
+    return {**manifest, "card": card}, files
 
 
 def stale(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> list[str]:
@@ -152,16 +187,8 @@ def find_row(file, image_id: str) -> dict:
     raise KeyError(f"{file}: no row {image_id}")
 
 
-def _size(folder, path):
-    try:
-        return os.path.getsize(os.path.join(folder, path))
-    except OSError:
-        return None
-
-
-def _write(path, data):
-    if path.is_file() and path.read_bytes() == data:
-        return
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a file beside its place and moves it there, so that a kill leaves no half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.incomplete")
     try:
@@ -169,6 +196,10 @@ def _write(path, data):
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _content(path):
+    return path.read_bytes() if path.is_file() else None
 
 
 # ------------------------------------------------------------------------------------------------------------- texts
@@ -206,7 +237,13 @@ def _templates():
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"n": lambda number: f"{number:,}", "size": _in_bytes, "figure": _in_markdown}
+    environment.filters |= {
+        "n": lambda number: f"{number:,}",
+        "size": _in_bytes,
+        "percent": _in_percent,
+        "words": _in_words,
+        "figure": _in_markdown,
+    }
     return environment
 
 
@@ -216,6 +253,19 @@ def _in_bytes(number):
         if number < 1000 or unit == "GB":
             return f"{number:,.1f} {unit}" if unit != "bytes" else f"{number:,} bytes"
         number /= 1000
+
+
+def _in_percent(share):
+    """A share with a digit after the point, or one other than 0, e.g. "10.4 %", "0.001 %"."""
+    percent = 100 * share
+    digits = 1 if percent >= 0.1 or not percent else 1 - int(np.floor(np.log10(percent)) + 1)
+    return f"{percent:.{digits}f} %"
+
+
+def _in_words(texts):
+    """Texts as a sentence lists them: "a", "a and b", "a, b and c"."""
+    *first, last = texts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _in_markdown(figure):
@@ -298,20 +348,25 @@ def _feature_yaml(feature):
 # ------------------------------------------------------------------------------------------- what the templates say
 
 
-def _context(manifest, parts, drawn, example, repo_id):
+def _context(manifest, parts, drawn, example, repo_id, commit):
     """The names that the texts of `dataset_card/` use."""
     metadata = _metadata()
     configs = [_config_context(config, splits, manifest) for config, splits in manifest["configs"].items()]
-    claims = [claim for name in (*parts, "all") for claim in metadata["claims"].get(name, [])]
+    sources = {part: _source_context(part, source) for part, source in manifest["sources"].items()}
+    differences = _differences(parts)
+    official = manifest["complete"] and not differences and all(s["known"] != OTHER for s in sources.values())
+    claims = [claim for name in (*parts, "all") for claim in metadata["claims"].get(name, [])] if official else []
     labeled, segmented, unlabeled = (parts.get(part) for part in ("labeled", "segmented", "unlabeled"))
     return {
         "meta": metadata,
         "repo_id": repo_id,
         "version": version_of(manifest),
+        "commit": commit,
         "homepage": HOMEPAGE,
         "citation": CITATION,
         "complete": manifest["complete"],
-        "differences": _differences(parts),
+        "official": official,
+        "differences": differences,
         "configs": configs,
         "main": next((config for config in configs if config["default"]), configs[0]),
         "folds": next((config for config in reversed(configs) if config["name"].startswith("fold_")), None),
@@ -323,7 +378,7 @@ def _context(manifest, parts, drawn, example, repo_id):
         | {figure.name: figure for figure in drawn},
         "spellings": [(finding.name, finding.spellings[0]) for finding in TAXONOMY if finding.spellings],
         "claims": {k: [c["text"] for c in claims if c["kind"] == k] for k in ("measured", "reported")},
-        "sources": [_source_context(part, source) for part, source in manifest["sources"].items()],
+        "sources": list(sources.values()),
         "versions": manifest["versions"],
     }
 
@@ -339,7 +394,7 @@ def _differences(parts):
         rows.append(("polyp instances", len(parts["segmented"]["instance_shares"]), OFFICIAL.instances))
         rows.append(("boxes", len(parts["segmented"]["box_shares"]), OFFICIAL.boxes))
     if "labeled" in parts:
-        counts = _finding_counts(parts["labeled"])
+        counts = stats.label_counts(parts["labeled"])
         rows += [(name, counts[i], OFFICIAL.findings[name]) for i, name in enumerate(FINDINGS)]
     return [dict(zip(("what", "here", "official"), row)) for row in rows if row[1] != row[2]]
 
@@ -369,7 +424,8 @@ def _part_context(part, summary, manifest, metadata, example):
         "files": len(entries),
         "bytes": sum(entry["bytes"] for entry in entries),
         "sizes": len(summary["sizes"]),
-        "range": figures.size_range(summary),
+        "range": stats.size_range(summary),
+        "common": stats.common_sizes(summary, COMMON_SIZES),
     }
 
 
@@ -394,7 +450,7 @@ def _row_text(row, features):
     for name, value in row.items():
         note = ""
         if isinstance(value, dict) and set(value) == {"bytes", "path"}:
-            value = f"<{value['path'].rsplit('.')[-1].upper()} image of {len(value['bytes']):,} bytes>"
+            value = _shown(Image.open(io.BytesIO(value["bytes"])))
         elif features[name]["_type"] == "ClassLabel":
             value, note = repr(value), f"  # {features[name]['names'][value]}"
         else:
@@ -403,15 +459,14 @@ def _row_text(row, features):
     return "{\n" + "".join(lines) + "}"
 
 
-def _finding_counts(labeled):
-    counts = Counter()
-    for label, _, _, images in labeled["cells"]:
-        counts[label] += images
-    return counts
+def _shown(image):
+    """An image as Python shows it, without its address in memory."""
+    kind = type(image)
+    return f"<{kind.__module__}.{kind.__name__} image mode={image.mode} size={image.width}x{image.height}>"
 
 
 def _labeled_context(labeled, metadata):
-    counts = _finding_counts(labeled)
+    counts = stats.label_counts(labeled)
     by_category, by_tract = Counter(), Counter()
     for label, images in counts.items():
         by_category[TAXONOMY[label].category] += images
@@ -426,11 +481,29 @@ def _labeled_context(labeled, metadata):
         "ratio": round(max(counts.values()) / min(counts.values())),
         "least": min(counts.values()),
         "most": max(counts.values()),
+        "uneven": _most_uneven(labeled),
         "taxonomy": [
             {**finding._asdict(), "number": i, "images": counts[i], "meaning": metadata["findings"][finding.name]}
             for i, finding in enumerate(TAXONOMY)
         ],
     }
+
+
+def _most_uneven(labeled):
+    """Where a fold is farthest above an even share of a finding: {"finding", "split", "fold", "images", "of", "ratio"}.
+
+    None without folds.
+    """
+    totals, cells = stats.label_counts(labeled), []
+    for folds, column in ((2, 1), (5, 2)):
+        for (label, fold), images in stats.label_counts(labeled, column).items():
+            if fold is not None:
+                cells.append((images * folds / totals[label], label, folds, fold, images))
+    if not cells:
+        return None
+    ratio, label, folds, fold, images = max(cells)
+    names = {"finding": FINDINGS[label], "split": f"fold_{folds}", "fold": f"fold_{fold}"}
+    return {**names, "images": images, "of": totals[label], "ratio": ratio}
 
 
 def _segmented_context(segmented):
@@ -446,6 +519,11 @@ def _segmented_context(segmented):
         "stretched": fits["stretched"],
         "unmatched": fits["unmatched"],
         "unboxed": segmented["unboxed"],
+        "shares": {name: _spread(segmented[key]) for name, key in OBJECT_SHARES.items()},
+        "in_an_image": {name: segmented[name] for name in OBJECT_SHARES},
+        "most_in_an_image": [max(number for number, _ in segmented[name]) for name in OBJECT_SHARES],
+        "overlap": float(np.median(segmented["overlaps"])),
+        "densest": {name: stats.densest(segmented, name) for name in ("mask_map", "box_map")},
         "match": stats.MATCH,
         "jfif": sum(images for _, images in jfif),
         "low_quality": sum(images for quality, images in jfif if quality <= LOW_QUALITY),
@@ -453,13 +531,17 @@ def _segmented_context(segmented):
     }
 
 
+def _spread(shares):
+    return {"least": min(shares), "median": float(np.median(shares)), "most": max(shares)}
+
+
 def _source_context(part, source):
     """A source for the table. Of an extracted folder nothing but its name, and the content of `segmented`, is known."""
     official = OFFICIAL.sources.get(source["file"], {}).get("sha256")
-    known = "of unknown digest" if official is None else "other than the official archive"
+    known = "of unknown digest" if official is None and "content" not in source else OTHER
     if source.get("sha256") == official is not None:
         known = "the official archive"
-    elif source.get("content", "") == OFFICIAL.segmented_content:
+    elif source.get("content") == OFFICIAL.segmented_content:
         known = "the official content in another container"
     return {
         "part": part,

@@ -1,7 +1,8 @@
 """croissant.json: the dataset in Croissant 1.1 (https://docs.mlcommons.org/croissant/), with its responsible AI fields.
 
 The files are those of the Hub repository, by glob. A record set stands for each config; the configs that are views have
-the rows of `labeled`, and a field `split` out of the file's path. mlcroissant reads a local copy of the repository by
+the rows of `labeled`. Which split a row is in, the column of the view's name tells: Croissant can take pieces out of a
+file's path, but not make the names of the splits of them. mlcroissant reads a local copy of the repository by
 
     mlcroissant.Dataset("croissant.json", mapping={"repository": folder}).records("segmented")
 """
@@ -57,14 +58,6 @@ CONTEXT = {
 }
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
 TYPES = {"string": "sc:Text", "int8": "cr:Int8", "int32": "cr:Int32", "int64": "cr:Int64", "float32": "cr:Float32"}
-
-# What in a file's path names the split of a view.
-SPLIT_REGEX = {
-    "tract": r"^data/labeled/([^/]+)/",
-    "category": r"^data/labeled/[^/]+/([^/]+)/",
-    "fold_2": r".*/fold2-(\w+)_fold5",
-    "fold_5": r".*_fold5-(\w+)_\d+\.parquet$",
-}
 
 
 def croissant_text(manifest: dict, metadata: dict, rai: dict, repo_id: str, version: str) -> str:
@@ -154,31 +147,19 @@ def _record_set(config, metadata):
     part = part_of(config)
     meanings = metadata["columns"] | metadata.get(f"{part}_columns", {})
     fields = [_field(config, name, feature, meanings) for name, feature in features_metadata(part).items()]
-    if config in SPLIT_REGEX:
-        fields.insert(0, _split_field(config, part))
     return {
         "@type": "cr:RecordSet",
         "@id": config,
         "name": config,
-        "description": CONFIG_DESCRIPTIONS[config],
+        "description": _description(config, part),
         "key": {"@id": f"{config}/image_id"},
         "field": fields,
     }
 
 
-def _split_field(config, part):
-    return {
-        "@type": "cr:Field",
-        "@id": f"{config}/split",
-        "name": "split",
-        "description": "What names the split in the path of the file.",
-        "dataType": "sc:Text",
-        "source": {
-            "fileSet": {"@id": f"files-{part}"},
-            "extract": {"fileProperty": "fullpath"},
-            "transform": {"regex": SPLIT_REGEX[config]},
-        },
-    }
+def _description(config, part):
+    split = f" The column `{config}` tells the split." if config != part else ""
+    return CONFIG_DESCRIPTIONS[config] + split
 
 
 def _field(config, column, feature, meanings):

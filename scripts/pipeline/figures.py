@@ -1,41 +1,49 @@
 """The card's figures, drawn from summaries (`scripts.pipeline.stats`) and from example rows.
 
 All stand on a light ground of their own: photographs, white masks and the palette then look the same on a light and a
-dark page, which transparent figures with mid-tone ink do not. Colours are Okabe and Ito's, which stay apart for
-colour-blind readers, and colour is never the only sign. The same numbers and rows give the same bytes.
+dark page, which transparent figures with mid-tone ink do not. All are WIDTH wide, a little more than the column that a
+card is read in, so that their text stays legible there. Colours are Okabe and Ito's, which stay apart for colour-blind
+readers, and colour is never the only sign. The same numbers and rows give the same bytes.
 """
 
 import io
 import textwrap
-from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure as Canvas
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from hyper_kvasir import CATEGORIES, FINDINGS, TAXONOMY, TRACTS
+from scripts.pipeline.stats import FITS, densest, label_counts, object_examples, size_range
 
 Example = Callable[[str, str], dict]  # (part, image id) -> the row, images as {"bytes", "path"}
 
+WIDTH, DPI = 8, 110  # inches, pixels an inch
+SIZE_CELL = 64  # pixels a side, of the cells that image sizes are counted in
+
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 CATEGORY_COLOURS = dict(zip(CATEGORIES, (BLUE, VERMILION, GREEN, ORANGE)))
-FIT_COLOURS = {"matched": BLUE, "stretched": ORANGE, "unmatched": VERMILION}
+FIT_COLOURS = dict(zip(FITS, (BLUE, ORANGE, VERMILION)))
+INSTANCE_COLOURS = (SKY, ORANGE, "#ffffff", GREEN, PURPLE)
 INK, FAINT = "#222222", "#d9d9d9"
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
-    "font.size": 10,
+    "font.size": 11,
     "axes.edgecolor": "#888888",
     "axes.labelcolor": INK,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
-    "axes.titlesize": 11,
+    "axes.titlesize": 12,
     "axes.titleweight": "bold",
     "figure.facecolor": "white",
     "legend.frameon": False,
@@ -54,35 +62,53 @@ class Figure(NamedTuple):
     data: bytes
 
 
+class Drawing(NamedTuple):
+    """A figure before it is made into bytes: "png" or, of photographs, which as PNG take ten times the space, "jpg"."""
+
+    name: str
+    kind: str
+    alt: str
+    canvas: Canvas
+
+
 def draw(parts: dict, example: Example) -> list[Figure]:
     """All figures that the merged summaries `parts` ({part: summary}) allow."""
-    figures = []
     with rc_context(STYLE):
-        if "labeled" in parts:
-            labeled = parts["labeled"]
-            figures += [_findings(labeled, example), _class_balance(labeled), _folds(labeled)]
-        if "segmented" in parts:
-            figures.append(_polyps(parts["segmented"], example))
-        figures.append(_sizes({part: parts[part] for part in ("labeled", "segmented", "unlabeled") if part in parts}))
-        if "segmented" in parts:
-            segmented = parts["segmented"]
-            figures += [_objects(segmented), _heat_maps(segmented), _agreement(segmented)]
-    return figures
+        return [
+            Figure(name, f"assets/{name}.{kind}", alt, _png(canvas) if kind == "png" else _jpeg(canvas))
+            for name, kind, alt, canvas in _drawings(parts, example)
+        ]
+
+
+def _drawings(parts, example):
+    if "labeled" in parts:
+        labeled = parts["labeled"]
+        yield from (findings(labeled, example), class_balance(labeled), folds(labeled))
+    if "segmented" in parts:
+        yield polyps(parts["segmented"], example)
+    yield sizes({part: parts[part] for part in ("labeled", "segmented", "unlabeled") if part in parts})
+    if "segmented" in parts:
+        segmented = parts["segmented"]
+        yield from (objects(segmented), heat_maps(segmented), agreement(segmented))
 
 
 def _png(canvas):
     """PNG of a canvas. Its metadata is emptied: it would name the version of matplotlib."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(canvas).print_figure(buffer, format="png", dpi=110, metadata={"Software": None})
+    FigureCanvasAgg(canvas).print_figure(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def _jpeg(canvas):
-    """JPEG of a canvas of photographs, which as PNG would take ten times the space."""
     FigureCanvasAgg(canvas).draw()
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(canvas.canvas.buffer_rgba())[:, :, :3]).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
+
+
+def _canvas(height):
+    """An empty canvas of `height` inches. Its style is that of the time when it is drawn."""
+    return Canvas(figsize=(WIDTH, height), dpi=DPI, layout=ConstrainedLayoutEngine(h_pad=0.08))
 
 
 def _thousands(axis):
@@ -111,15 +137,15 @@ def _square(image, side):
 # ------------------------------------------------------------------------------------------------------- photographs
 
 
-def _findings(labeled, example):
+def findings(labeled: dict, example: Example) -> Drawing:
     """One image of each finding, on a grid by tract."""
     ids = {int(label): ids[0] for label, ids in labeled["examples"].items()}
-    columns, side = 8, 200
+    columns, side = 6, 160
     rows = []  # of labels; a tract begins a new row
     for tract in TRACTS:
         labels = [label for label in sorted(ids, key=_category_order) if TAXONOMY[label].tract == tract]
         rows += [(tract, labels[i : i + columns]) for i in range(0, len(labels), columns)]
-    canvas = Canvas(figsize=(columns * 1.6, len(rows) * 2.1 + 0.4), dpi=110, layout="constrained")
+    canvas = _canvas(len(rows) * 1.8 + 0.7)
     grid = canvas.subplots(len(rows), columns, squeeze=False)
     for i, ((tract, labels), axes) in enumerate(zip(rows, grid)):
         for axis in axes:
@@ -127,16 +153,15 @@ def _findings(labeled, example):
         for label, axis in zip(labels, axes):
             axis.imshow(_square(_picture(example("labeled", ids[label]), "image"), side))
             colour = CATEGORY_COLOURS[TAXONOMY[label].category]
-            axis.set_title(
-                "\n".join(textwrap.wrap(FINDINGS[label], 19)), fontsize=10, fontweight="normal", loc="center"
-            )
+            name = "\n".join(textwrap.wrap(FINDINGS[label], 14))
+            axis.set_title(name, fontsize=10, fontweight="normal", loc="center")
             axis.add_patch(Rectangle((-0.5, -0.5), side, side, fill=False, color=colour, linewidth=5))
         if i == 0 or rows[i - 1][0] != tract:
             place = {"xycoords": "axes fraction", "ha": "right", "va": "center"}
             axes[0].annotate(_title(tract), (-0.04, 0.5), rotation=90, **place)
     _category_legend(canvas, {TAXONOMY[label].category for label in ids})
     alt = f"One endoscopy image for each of {len(ids)} findings, framed in the colour of its category"
-    return Figure("findings", "assets/findings.jpg", alt, _jpeg(canvas))
+    return Drawing("findings", "jpg", alt, canvas)
 
 
 def _category_order(label):
@@ -145,69 +170,82 @@ def _category_order(label):
 
 def _category_legend(canvas, categories):
     handles = [Patch(color=CATEGORY_COLOURS[c], label=_title(c)) for c in CATEGORIES if c in categories]
-    canvas.legend(handles=handles, loc="outside lower center", ncols=4)
+    canvas.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
-def _polyps(segmented, example):
+def polyps(segmented: dict, example: Example) -> Drawing:
     """Some segmented images: as they are, and with mask, instances and boxes laid over."""
-    ids = [image_id for kind in ("one", "several", "stretched") for image_id in segmented["examples"].get(kind, [])]
-    names = ("image", "mask", "instances", "objects (boxes)")
-    canvas = Canvas(figsize=(len(ids) * 1.9 + 0.4, 7.2), dpi=110, layout="constrained")
+    ids = object_examples(segmented)
+    names = ("image", "mask", "instances", "boxes")
+    canvas = _canvas(6.3)
     grid = canvas.subplots(len(names), len(ids), squeeze=False)
-    instance_colours = [SKY, GREEN, PURPLE, BLUE, ORANGE, VERMILION]
-    for column, image_id in enumerate(ids):
-        row = example("segmented", image_id)
-        photo, instances = np.asarray(_picture(row, "image").convert("RGB")), np.asarray(_picture(row, "instances"))
-        coloured = photo.copy()
-        for number in range(1, int(instances.max()) + 1):
-            colour = instance_colours[(number - 1) % len(instance_colours)]
-            _tint(coloured, instances == number, colour)
-        masked = photo.copy()
-        _tint(masked, np.asarray(_picture(row, "mask")) > 0, "#ffffff")
-        for axis, pixels in zip(grid[:, column], (photo, masked, coloured, photo)):
-            axis.imshow(Image.fromarray(pixels))
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-        for x, y, width, height in row["objects"]["bbox"]:
-            for colour, line in ((INK, 3), (ORANGE, 1.5)):  # dark below light, to be seen on any mucosa
-                box = Rectangle((x, y), width, height, fill=False, color=colour, linewidth=line)
-                grid[3][column].add_patch(box)
+    for column, image_id in zip(grid.T, ids):
+        _polyp_column(column, example("segmented", image_id))
     for axis, name in zip(grid[:, 0], names):
-        axis.set_ylabel(name, fontsize=10)
+        axis.set_ylabel(name)
     alt = (
         f"{len(ids)} images of polyps in columns: the photograph, then with the polyp mask, "
         "the numbered instances and the bounding boxes laid over it"
     )
-    return Figure("polyps", "assets/polyps.jpg", alt, _jpeg(canvas))
+    return Drawing("polyps", "jpg", alt, canvas)
+
+
+def _polyp_column(axes, row):
+    """Draws one image on four axes: plain, with mask, instances, boxes. Axes are in pixels from the upper left."""
+    photo = np.asarray(_picture(row, "image").convert("RGB"))
+    mask, instances = np.asarray(_picture(row, "mask")) > 0, np.asarray(_picture(row, "instances"))
+    height, width = mask.shape
+    coloured = photo.copy()
+    numbers = [int(number) for number in np.unique(instances) if number]
+    for number in numbers:
+        _tint(coloured, instances == number, _instance_colour(number))
+    masked = photo.copy()
+    _tint(masked, mask, "#ffffff")
+    margin = 0.02 * max(height, width)  # shows lines that are flush with the image's edge
+    for axis, pixels in zip(axes, (photo, masked, coloured, photo)):
+        axis.imshow(pixels, extent=(0, width, height, 0))
+        axis.set(xticks=[], yticks=[], xlim=(-margin, width + margin), ylim=(height + margin, -margin))
+        axis.spines[:].set_visible(False)
+    _outline(axes[1], mask, "#ffffff")
+    for number in numbers:
+        part = instances == number
+        _outline(axes[2], part, _instance_colour(number))
+        rows, columns = np.nonzero(part)
+        small = np.ptp(columns) < 0.12 * width  # it would be hidden by its number
+        x, side = (columns.max() + margin, "left") if small else (columns.mean() + 0.5, "center")
+        text = axes[2].text(x, rows.mean() + 0.5, str(number), color="white", ha=side, va="center", fontweight="bold")
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
+    for x, y, across, down in row["objects"]["bbox"]:
+        for colour, line in ((INK, 3), (ORANGE, 1.5)):  # dark below light, to be seen on any mucosa
+            axes[3].add_patch(Rectangle((x, y), across, down, fill=False, color=colour, linewidth=line))
+
+
+def _instance_colour(number):
+    return INSTANCE_COLOURS[(number - 1) % len(INSTANCE_COLOURS)]
 
 
 def _tint(pixels, where, colour):
-    """Lays a colour half through over some pixels, in place, and draws their outline."""
+    """Lays a colour a third through over some pixels, in place."""
     rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-    pixels[where] = (0.5 * pixels[where] + 0.5 * rgb).astype(np.uint8)
-    line = max(1, pixels.shape[1] // 150)
-    inner = where.copy()
-    for axis in (0, 1):
-        for shift in (-line, line):
-            inner &= np.roll(where, shift, axis)
-    pixels[where & ~inner] = rgb
+    pixels[where] = (0.65 * pixels[where] + 0.35 * rgb).astype(np.uint8)
+
+
+def _outline(axis, where, colour):
+    """Draws the edge of a bool mask, height x width, as a light line on a dark one."""
+    height, width = where.shape
+    padded = np.pad(where, 1).astype(float)  # so that it closes at the image's edge
+    centres = np.arange(-0.5, width + 1), np.arange(-0.5, height + 1)
+    axis.contour(*centres, padded, [0.5], colors=[INK], linewidths=3)
+    axis.contour(*centres, padded, [0.5], colors=[colour], linewidths=1.5)
 
 
 # ------------------------------------------------------------------------------------------------------------ labels
 
 
-def _label_counts(summary, column=0):
-    """Images by (label,) or, with a column of 1 or 2 (fold_2, fold_5), by (label, fold)."""
-    counts = Counter()
-    for *cell, images in summary["cells"]:
-        counts[(cell[0], cell[column]) if column else cell[0]] += images
-    return counts
-
-
-def _class_balance(labeled):
+def class_balance(labeled: dict) -> Drawing:
     """Images of each finding, on a logarithmic axis."""
-    counts = _label_counts(labeled)
-    canvas = Canvas(figsize=(9.5, 0.27 * len(counts) + 1.9), layout="constrained")
+    counts = label_counts(labeled)
+    canvas = _canvas(0.29 * len(counts) + 2.3)
     present = [[label for label in counts if TAXONOMY[label].tract == tract] for tract in TRACTS]
     tracts = [(tract, labels) for tract, labels in zip(TRACTS, present) if labels]
     ratios = [len(labels) + 1 for _, labels in tracts]
@@ -218,8 +256,8 @@ def _class_balance(labeled):
         colours = [CATEGORY_COLOURS[TAXONOMY[label].category] for label in labels]
         axis.barh([FINDINGS[label] for label in labels], values, color=colours, height=0.72)
         for place, value in enumerate(values):
-            axis.annotate(f" {value:,}", (value, place), va="center", fontsize=9)
-        axis.set(xscale="log", xlim=(0.8, 1.6 * max(counts.values())))
+            axis.annotate(f" {value:,}", (value, place), va="center")
+        axis.set(xscale="log", xlim=(0.8, 2 * max(counts.values())))
         axis.set_title(f"{_title(tract)}: {sum(values):,} images")
         axis.tick_params(axis="y", length=0)
         axis.margins(y=0.02)
@@ -233,24 +271,24 @@ def _class_balance(labeled):
         f"Bar chart of the images of each finding on a logarithmic axis, from {counts[most]:,} of {FINDINGS[most]} "
         f"down to {counts[least]:,} of {FINDINGS[least]}"
     )
-    return Figure("class_balance", "assets/class_balance.png", alt, _png(canvas))
+    return Drawing("class_balance", "png", alt, canvas)
 
 
-def _folds(labeled):
+def folds(labeled: dict) -> Drawing:
     """Images of each finding in each official fold, the shade saying how far from an even share."""
-    totals = _label_counts(labeled)
+    totals = label_counts(labeled)
     labels = [label for tract in TRACTS for label in sorted(totals) if TAXONOMY[label].tract == tract]
     columns = [(k, fold) for k, column in ((2, 1), (5, 2)) for fold in _folds_of(labeled, column)]
-    by_fold = {2: _label_counts(labeled, 1), 5: _label_counts(labeled, 2)}
+    by_fold = {2: label_counts(labeled, 1), 5: label_counts(labeled, 2)}
     counts = np.array([[by_fold[k][label, fold] for k, fold in columns] for label in labels])
     even = np.array([[totals[label] / k for k, _ in columns] for label in labels])
-    canvas = Canvas(figsize=(9.5, 0.3 * len(labels) + 1.9), layout="constrained")
+    shares = counts / even
+    canvas = _canvas(0.31 * len(labels) + 2)
     axis = canvas.subplots()
-    shown = axis.imshow(counts / even, cmap="PuOr", vmin=0, vmax=2, aspect="auto")
+    shown = axis.imshow(shares, cmap="PuOr", vmin=0, vmax=2, aspect="auto")
     for row, column in np.ndindex(*counts.shape):
-        share = counts[row, column] / even[row, column]
-        colour = "white" if abs(share - 1) > 0.6 else INK
-        axis.annotate(f"{counts[row, column]:,}", (column, row), ha="center", va="center", fontsize=9, color=colour)
+        colour = "white" if abs(shares[row, column] - 1) > 0.6 else INK
+        axis.annotate(f"{counts[row, column]:,}", (column, row), ha="center", va="center", color=colour)
     heads = [f"{'none' if fold is None else fold}\n{sums:,}" for (_, fold), sums in zip(columns, counts.sum(axis=0))]
     axis.set_xticks(range(len(columns)), heads)
     axis.set_yticks(range(len(labels)), [FINDINGS[label] for label in labels])
@@ -259,16 +297,21 @@ def _folds(labeled):
     for k in (2, 5):
         places = [i for i, (of, _) in enumerate(columns) if of == k]
         axis.annotate(
-            f"fold_{k}", (np.mean(places), 1), xycoords=("data", "axes fraction"), xytext=(0, 34),
+            f"fold_{k}", (np.mean(places), 1), xycoords=("data", "axes fraction"), xytext=(0, 38),
             textcoords="offset points", ha="center", fontweight="bold",
         )  # fmt: skip
         axis.axvline(places[-1] + 0.5, color="white", linewidth=6)
-    bar = canvas.colorbar(shown, ax=axis, pad=0.01, aspect=40, ticks=[0, 1, 2], format=lambda value, _: f"{value:.0f}×")
+    beyond = "max" if shares.max() > 2 else "neither"
+    ticks = {"ticks": [0, 1, 2], "format": lambda value, _: f"{value:.0f}×"}
+    bar = canvas.colorbar(shown, ax=axis, pad=0.01, aspect=40, extend=beyond, **ticks)
     bar.set_label("of an even share of the finding")
     bar.outline.set_visible(False)
-    folds = " and ".join(f"the {sum(of == k for of, _ in columns)} folds of the {k}-fold split" for k in (2, 5))
-    alt = f"Table of the images of each of {len(labels)} findings in {folds}, shaded by deviation from an even share"
-    return Figure("folds", "assets/folds.png", alt, _png(canvas))
+    splits = " and ".join(f"the {sum(of == k for of, _ in columns)} folds of the {k}-fold split" for k in (2, 5))
+    alt = (
+        f"Table of the images of each of {len(labels)} findings in {splits}, shaded by deviation from an even share; "
+        f"the greatest is {shares.max():.1f} times an even share"
+    )
+    return Drawing("folds", "png", alt, canvas)
 
 
 def _folds_of(summary, column):
@@ -278,51 +321,59 @@ def _folds_of(summary, column):
 # ------------------------------------------------------------------------------------------------------------- sizes
 
 
-def _sizes(parts):
-    """Width against height of the images of each part."""
-    canvas = Canvas(figsize=(3.4 * len(parts) + 0.8, 3.9), layout="constrained")
+def sizes(parts: dict) -> Drawing:
+    """Widths against heights of the images of each part ({part: summary}), counted in cells of SIZE_CELL pixels."""
+    canvas = _canvas(3.7)
     axes = canvas.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
-    for axis, (part, summary) in zip(axes, parts.items()):
+    ranges = np.array([size_range(summary) for summary in parts.values()])
+    across, down = (_cell_edges(ranges[:, i].min(), ranges[:, i + 1].max()) for i in (0, 2))
+    maps = {}
+    for part, summary in parts.items():
         widths, heights, images = np.array(summary["sizes"]).T
-        areas = 12 + 500 * images / images.sum()
-        axis.scatter(widths, heights, areas, color=BLUE, alpha=0.45, edgecolor=BLUE, linewidth=0.6)
-        axis.set_title(f"{part}: {len(images):,} {'sizes' if len(images) > 1 else 'size'}")
+        maps[part] = np.histogram2d(heights, widths, (down, across), weights=images)[0]
+    norm = LogNorm(1, max(10, *(counts.max() for counts in maps.values())))
+    for axis, (part, counts) in zip(axes, maps.items()):
+        shown = axis.pcolormesh(across, down, np.ma.masked_equal(counts, 0), norm=norm, cmap="viridis_r")
+        different = len(parts[part]["sizes"])
+        axis.set_title(f"{part}: {different:,} {'sizes' if different > 1 else 'size'}")
         axis.set_xlabel("width (pixels)")
         axis.grid(color=FAINT, linewidth=0.6)
         axis.set_axisbelow(True)
-        axis.margins(0.12)
-        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         _thousands(axis.xaxis)
         _thousands(axis.yaxis)
     axes[0].set_ylabel("height (pixels)")
-    alt = "Image widths against heights, larger dots for more images: " + "; ".join(
+    bar = canvas.colorbar(shown, ax=axes, pad=0.02, aspect=25, format=lambda value, _: f"{value:,.0f}")
+    bar.set_label("images (logarithmic)")
+    bar.outline.set_visible(False)
+    alt = f"Images by width and height in cells of {SIZE_CELL} pixels, darker for more images: " + "; ".join(
         "{} {:,} to {:,} by {:,} to {:,} pixels".format(part, *size_range(summary)) for part, summary in parts.items()
     )
-    return Figure("sizes", "assets/sizes.png", alt, _png(canvas))
+    return Drawing("sizes", "png", alt, canvas)
 
 
-def size_range(summary: dict) -> tuple[int, int, int, int]:
-    """(least width, greatest width, least height, greatest height) in pixels."""
-    widths, heights, _ = zip(*summary["sizes"])
-    return min(widths), max(widths), min(heights), max(heights)
+def _cell_edges(least, most):
+    """Edges of cells of SIZE_CELL pixels that hold sizes from `least` to `most`, with an empty cell around."""
+    return np.arange(max(least // SIZE_CELL - 1, 0), most // SIZE_CELL + 3) * SIZE_CELL
 
 
-def _objects(segmented):
+def objects(segmented: dict) -> Drawing:
     """Sizes of instances and boxes, and how many an image has."""
-    canvas = Canvas(figsize=(9.5, 3.7), layout="constrained")
-    sizes, numbers = canvas.subplots(1, 2, gridspec_kw={"width_ratios": [3, 2]})
+    canvas = _canvas(3.7)
+    areas, numbers = canvas.subplots(1, 2, gridspec_kw={"width_ratios": [4, 3]})
     drawn = (("instances", "instance_shares", BLUE), ("boxes", "box_shares", ORANGE))
-    bins = np.geomspace(1e-4, 1, 41)
+    least = min(segmented[key][0] for _, key, _ in drawn)
+    bins = np.logspace(np.floor(np.log10(least) * 10 - 1) / 10, 0, 41)
     for name, key, colour in drawn:
-        shares = np.clip(segmented[key], bins[0], 1)
-        sizes.hist(shares, bins, histtype="stepfilled", color=colour, alpha=0.25)
-        sizes.hist(shares, bins, histtype="step", color=colour, linewidth=1.6, label=f"{name} ({len(shares):,})")
-        sizes.axvline(np.median(shares), color=colour, linestyle="--" if name == "boxes" else ":", linewidth=1.4)
-    sizes.set(xscale="log", xlim=(bins[0], 1), xlabel="share of the image (logarithmic); lines: medians")
-    sizes.set_ylabel("objects")
-    sizes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-    sizes.set_title("Size of objects")
-    sizes.legend(loc="upper left")
+        shares = segmented[key]
+        areas.hist(shares, bins, histtype="stepfilled", color=colour, alpha=0.25)
+        areas.hist(shares, bins, histtype="step", color=colour, linewidth=1.6, label=f"{name} ({len(shares):,})")
+        areas.axvline(np.median(shares), color=colour, linestyle="--" if name == "boxes" else ":", linewidth=1.4)
+    areas.set(xscale="log", xlim=(bins[0], 1), xlabel="share of the image (logarithmic)\nlines: medians")
+    areas.set_ylabel("objects")
+    areas.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    areas.set_title("Size of objects")
+    areas.legend(loc="upper left")
     most = max(number for key in ("instances", "boxes") for number, _ in segmented[key])
     for shift, (name, _, colour) in zip((-0.2, 0.2), drawn):
         counts = dict(segmented[name])
@@ -338,19 +389,17 @@ def _objects(segmented):
         f"{np.median(segmented['instance_shares']):.1%}) and {len(segmented['box_shares']):,} boxes (median "
         f"{np.median(segmented['box_shares']):.1%}) take. Right: number of objects in an image, up to {most}"
     )
-    return Figure("objects", "assets/objects.png", alt, _png(canvas))
+    return Drawing("objects", "png", alt, canvas)
 
 
-def _heat_maps(segmented):
+def heat_maps(segmented: dict) -> Drawing:
     """Where in the image polyps lie."""
-    canvas = Canvas(figsize=(9.5, 4.2), layout="constrained")
+    canvas = _canvas(3.7)
     axes = canvas.subplots(1, 2)
-    maps = {
-        name: np.array(segmented[key]) / segmented["rows"]
-        for name, key in (("masks", "mask_map"), ("boxes", "box_map"))
-    }
-    most = max(shares.max() for shares in maps.values())
-    for axis, (name, shares) in zip(axes, maps.items()):
+    maps = {"masks": "mask_map", "boxes": "box_map"}
+    most = max(densest(segmented, key) for key in maps.values())
+    for axis, (name, key) in zip(axes, maps.items()):
+        shares = np.array(segmented[key]) / segmented["rows"]
         shown = axis.imshow(shares, cmap="cividis", vmin=0, vmax=most)
         axis.set(xticks=[], yticks=[], xlabel="width of the image →", ylabel="← height of the image")
         axis.spines[:].set_visible(False)
@@ -362,21 +411,21 @@ def _heat_maps(segmented):
         "Two heat maps of where polyps lie, by mask and by box, in images scaled to a square; the densest place is "
         f"covered in {most:.0%} of the images"
     )
-    return Figure("heat_maps", "assets/heat_maps.png", alt, _png(canvas))
+    return Drawing("heat_maps", "png", alt, canvas)
 
 
-def _agreement(segmented):
+def agreement(segmented: dict) -> Drawing:
     """How well each box fits a component of the mask."""
-    canvas = Canvas(figsize=(9.5, 3.7), layout="constrained")
-    curve, kinds = canvas.subplots(1, 2, gridspec_kw={"width_ratios": [3, 2]})
+    canvas = _canvas(3.7)
+    curve, kinds = canvas.subplots(1, 2, gridspec_kw={"width_ratios": [4, 3]})
     overlaps = np.array(segmented["overlaps"])
     curve.hist(overlaps, np.linspace(0, 1, 51), color=BLUE)
     curve.set(yscale="log", ylim=(0.7, 2.5 * len(overlaps)), xlim=(0, 1))
-    curve.set(xlabel="IoU of a box and the mask component it fits best", ylabel="boxes (logarithmic)")
+    curve.set(xlabel="IoU of a box and the box of the\nmask component it fits best", ylabel="boxes (logarithmic)")
     curve.set_title("Overlap of box and mask")
     _thousands(curve.yaxis)
     fits = segmented["boxes_by_fit"]
-    words = {"matched": "match a component", "stretched": "stretched to\nthe corner", "unmatched": "match none"}
+    words = dict(zip(FITS, ("match a\ncomponent", "stretched to\nthe corner", "match none")))
     places = range(len(words))
     kinds.barh(places, [fits[kind] for kind in words], color=[FIT_COLOURS[kind] for kind in words], height=0.6)
     kinds.set_yticks(places, words.values())
@@ -392,4 +441,4 @@ def _agreement(segmented):
         f"{np.median(overlaps):.2f}. Right: {fits['matched']:,} boxes match a component, {fits['stretched']:,} are "
         f"stretched to the corner of the image, {fits['unmatched']:,} match no component"
     )
-    return Figure("agreement", "assets/agreement.png", alt, _png(canvas))
+    return Drawing("agreement", "png", alt, canvas)

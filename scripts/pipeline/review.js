@@ -16,16 +16,19 @@
     instances: (row) => (row.error ? "unknown" : row.instances.length),
     boxes: (row) => (row.error ? "unknown" : row.boxes.length),
   };
-  const boxAlone = (row) => row.boxes.some((box) => box.instance === null);
-  const instanceAlone = (row) => row.instances.some((instance) => instance.alone);
+  const hasFit = (fit) => (row) => row.boxes.some((box) => box.fit === fit);
+  const unboxed = (row) => row.instances.some((instance) => !instance.boxed);
   const numbersDiffer = (row) => row.boxes.length !== row.instances.length;
-  const disagrees = (row) => boxAlone(row) || instanceAlone(row) || numbersDiffer(row);
+  const unfit = (row) => row.boxes.some((box) => box.fit !== "matched");
+  const disagrees = (row) => unfit(row) || unboxed(row) || numbersDiffer(row);
   const agrees = (row) => !row.error && !disagrees(row);
   const agreements = {
     [ALL]: ["All", () => true],
     disagree: ["Disagree", disagrees],
-    box: ["Box without instance", boxAlone],
-    instance: ["Instance without box", instanceAlone],
+    matched: ["A box matches", hasFit("matched")],
+    stretched: ["A box is stretched", hasFit("stretched")],
+    unmatched: ["A box is unmatched", hasFit("unmatched")],
+    unboxed: ["An instance has no box", unboxed],
     numbers: ["Numbers differ", numbersDiffer],
     loose: ["Least IoU below 0.9", (row) => !row.error && row.lowest < 0.9],
     agree: ["Agree", agrees],
@@ -103,6 +106,8 @@
     return element("span", { class: "picture" }, image, overlay(row, numbered));
   }
 
+  const SLIVER = 10; // pixels
+
   // All layers are drawn; classes of the body say which are seen.
   function overlay(row, numbered) {
     const outlines = row.instances.map((instance) => instance.path).join("");
@@ -111,11 +116,16 @@
       svg("path", { class: "under", d: path }),
       svg("path", { class: `line colour-${(number - 1) % 5}`, d: path }),
     ]);
-    const boxes = row.boxes.flatMap(({ at: [x, y, width, height], instance }) => [
-      svg("rect", { class: "under", x, y, width, height }),
-      svg("rect", { class: instance === null ? "line alone" : "line", x, y, width, height }),
-    ]);
     const size = Math.max(row.width, row.height) / 32;
+    const boxes = row.boxes.flatMap(({ at: [x, y, width, height], fit }) => {
+      const looks = fit === "matched" ? "line" : "line unfit";
+      const ring = { cx: x + width / 2, cy: y + height / 2, r: size }; // else a sliver would not be seen
+      return [
+        svg("rect", { class: "under", x, y, width, height }),
+        svg("rect", { class: looks, x, y, width, height }),
+        ...(Math.min(width, height) < SLIVER ? ["under", looks].map((name) => svg("circle", { class: name, ...ring })) : []),
+      ];
+    });
     const numbers = numbered ? row.instances.map(({ at, number }) => numeral(at, number, size)) : [];
     return svg(
       "svg",
@@ -232,10 +242,13 @@
     return [
       element("h2", { id: "large-id" }, row.id),
       element("dl", {}, ...list),
-      table("Boxes", ["x, y", "Size", "IoU", "Instance"], row.boxes, (box) => [...place(box), box.instance ?? "✗ none"]),
+      table("Boxes", ["x, y", "Size", "IoU", "Instance"], row.boxes, (box) => [
+        ...place(box),
+        box.fit === "matched" ? box.instance : `✗ ${box.fit}`,
+      ]),
       table("Instances", ["x, y", "Size", "IoU", "Number"], row.instances, (part) => [
         ...place(part),
-        part.alone ? `${part.number} ✗ no box` : part.number,
+        part.boxed ? part.number : `${part.number} ✗ no box`,
       ]),
       ...[...error, ...row.problems].map((text) => element("p", { class: "bad" }, `✗ ${text}`)),
     ];
@@ -244,12 +257,13 @@
   const place = ({ at: [x, y, width, height], iou }) => [`${x}, ${y}`, `${width} × ${height}`, iou.toFixed(3)];
 
   function table(caption, header, items, cells) {
-    const line = (tag, texts) => element("tr", {}, ...texts.map((text) => element(tag, {}, String(text))));
+    const line = (tag, texts, attributes = {}) =>
+      element("tr", {}, ...texts.map((text) => element(tag, attributes, String(text))));
     return element(
       "table",
       {},
       element("caption", {}, `${caption} (${items.length})`),
-      element("thead", {}, line("th", header)),
+      element("thead", {}, line("th", header, { scope: "col" })),
       element("tbody", {}, ...items.map((item) => line("td", cells(item)))),
     );
   }

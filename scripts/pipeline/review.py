@@ -21,16 +21,18 @@ from markupsafe import Markup
 from PIL import Image
 
 from hyper_kvasir import CATEGORIES, CONFIGS, FINDINGS, TAXONOMY, Expected, features_of, part_of
+from scripts.pipeline.card import write_file
 from scripts.pipeline.console import Progress
 from scripts.pipeline.manifest import read_manifest
 from scripts.pipeline.pool import worker_pool
+from scripts.pipeline.stats import FITS, MATCH, compare_boxes, components_of, corners, matched_components, overlap
 from scripts.pipeline.verify import Verified, verify
 
-# One picture serves as thumbnail and in the large view. WebP: at this size JPEG takes about twice the bytes.
-SIDE = 400  # pixels of the longer side
+# One picture serves as thumbnail and in the large view; rows whose mask and boxes disagree, which one looks at closely,
+# have a larger one. WebP: at this size JPEG takes about twice the bytes.
+SIDE, LARGE_SIDE = 400, 800  # pixels of the longer side
 ENCODING = {"format": "WEBP", "quality": 45, "method": 4}
 
-SAME = 0.5  # IoU from which a box and an instance count as the same object
 UNLABELED_SAMPLES = 6
 HERE = Path(__file__).parent
 UUID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
@@ -46,14 +48,7 @@ def write_review(folder: str, expected: Expected, workers: int, to: str) -> str:
     """
     result = verify(folder, expected, workers)
     status, page = page_text(folder, result, workers)
-    beside = f"{to}.{os.getpid()}.incomplete"
-    try:
-        with open(beside, "w", encoding="utf-8", newline="\n") as file:
-            file.write(page)
-        os.replace(beside, to)
-    finally:
-        if os.path.exists(beside):
-            os.remove(beside)
+    write_file(Path(to), page.encode())
     return status
 
 
@@ -79,7 +74,7 @@ def page_text(folder: str, result: Verified, workers: int) -> tuple[str, str]:
         figures=figures(folder),
         segmented=any(part_of(config) == "segmented" for config in result.configs),
         summary=agreement(rows),
-        same=SAME,
+        match=MATCH,
         rows=rows,
         pictures=pictures,
         policy=_policy(css, js),
@@ -232,12 +227,12 @@ def _pictures(folder, places):
 UNREADABLE = (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
 
 
-def thumbnail(data: bytes) -> str:
-    """A JPEG image, its longer side at most SIDE pixels, as WebP in base64. Raises one of UNREADABLE."""
+def thumbnail(data: bytes, side: int = SIDE) -> str:
+    """A JPEG image, its longer side at most `side` pixels, as WebP in base64. Raises one of UNREADABLE."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-        image.draft("RGB", (SIDE, SIDE))
+        image.draft("RGB", (side, side))
         small = image.convert("RGB")
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, **ENCODING)
     return base64.b64encode(buffer.getvalue()).decode()
@@ -276,6 +271,8 @@ def describe(row: dict) -> dict:
     try:
         described["picture"] = thumbnail(row["image"]["bytes"])
         described |= _annotation(_pixels(row["mask"]), _pixels(row["instances"]), row["objects"]["bbox"])
+        if disagrees(described):
+            described["picture"] = thumbnail(row["image"]["bytes"], LARGE_SIDE)
     except UNREADABLE as error:
         described["error"] = re.sub(r" <_io\.\S+ object at \w+>", "", str(error))  # an address in memory tells nobody
     return described
@@ -287,29 +284,40 @@ def _pixels(png):
 
 
 def _annotation(mask, instances, bboxes):
-    """Outlines and boxes, and how far they agree.
+    """Outlines and boxes, and how far they agree; by `stats.compare_boxes`, as the card's numbers are.
 
-    boxes: [{"at": [x, y, width, height], "iou", "instance"}] with the number of the instance that fits best, null where
-    none reaches an IoU of SAME. instances: [{"at", "iou", "number", "path"}] likewise, "iou" to the best box. An IoU is
-    between boxes. lowest: the least of all these. share: of the image that is mask. mask: the mask's outline where it
-    differs from the instances together.
+    boxes: [{"at": [x, y, width, height], "iou", "instance", "fit"}] with the number of the instance that fits best, if
+    any, and one of FITS. instances: [{"at", "iou", "number", "boxed", "path"}], "iou" to the best box, "boxed" where a
+    box matches. An IoU is between boxes. lowest: the least of all these. share: of the image that is mask. mask: the
+    mask's outline where it differs from the instances together.
     """
-    numbers = [int(number) for number in np.unique(instances) if number]
-    parts = [instances == number for number in numbers]
-    places = [_bounds(part) for part in parts]
-    iou = np.array([[box_iou(box, place) for place in places] for box in bboxes]).reshape(len(bboxes), len(places))
-    of_boxes, of_instances = iou.max(axis=1, initial=0), iou.max(axis=0, initial=0)
-    best = [numbers[i] for i in iou.argmax(axis=1)] if numbers else []
+    components = components_of(instances)
+    numbers, places = list(components), list(components.values())
+    boxes = [corners(bbox) for bbox in bboxes]
+    fits = compare_boxes(boxes, places, instances.shape)
+    matched = matched_components(fits)
+    of_instances = [max((overlap(box, place) for box in boxes), default=0.0) for place in places]
     annotation = {
         "boxes": [
-            {"at": list(box), "iou": round(float(fit), 3), "instance": best[i] if fit >= SAME else None}
-            for i, (box, fit) in enumerate(zip(bboxes, of_boxes))
+            {
+                "at": list(bbox),
+                "iou": round(fit.overlap, 3),
+                "instance": None if fit.component is None else numbers[fit.component],
+                "fit": fit.kind,
+            }
+            for bbox, fit in zip(bboxes, fits)
         ],
         "instances": [
-            {"at": at, "iou": round(float(fit), 3), "number": number, "alone": bool(fit < SAME), "path": outline(part)}
-            for at, fit, number, part in zip(places, of_instances, numbers, parts)
+            {
+                "at": [left, top, right - left, bottom - top],
+                "iou": round(iou, 3),
+                "number": number,
+                "boxed": i in matched,
+                "path": outline(instances == number),
+            }
+            for i, (number, (left, top, right, bottom), iou) in enumerate(zip(numbers, places, of_instances))
         ],
-        "lowest": round(float(min([*of_boxes, *of_instances], default=0)), 3),
+        "lowest": round(min([*(fit.overlap for fit in fits), *of_instances], default=0.0), 3),
         "share": round(float((mask > 0).mean()), 5),
     }
     if not np.array_equal(mask > 0, instances > 0):
@@ -317,36 +325,22 @@ def _annotation(mask, instances, bboxes):
     return annotation
 
 
-def _bounds(part):
-    """[x, y, width, height] of the true pixels."""
-    rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
-    return [int(v) for v in (columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1)]
-
-
-def box_iou(one, other) -> float:
-    """Intersection over union of two boxes [x, y, width, height] in pixels."""
-    across = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    down = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    shared = max(across, 0) * max(down, 0)
-    return shared / (one[2] * one[3] + other[2] * other[3] - shared)
-
-
 def disagrees(row: dict) -> bool:
-    """Whether a box has no instance, an instance no box, or their numbers differ."""
-    alone = any(box["instance"] is None for box in row["boxes"]) or any(i["alone"] for i in row["instances"])
-    return alone or len(row["boxes"]) != len(row["instances"])
+    """Whether a box matches no instance, an instance has no box, or their numbers differ."""
+    unfit = any(box["fit"] != "matched" for box in row["boxes"]) or not all(i["boxed"] for i in row["instances"])
+    return unfit or len(row["boxes"]) != len(row["instances"])
 
 
 def agreement(rows: list[dict]) -> dict:
-    """Of all rows: numbers of images, instances, boxes, and of those without a counterpart."""
+    """Of all rows: numbers of images, instances, boxes, boxes by their fit, instances without a box."""
     boxes = [box for row in rows for box in row["boxes"]]
     instances = [instance for row in rows for instance in row["instances"]]
     return {
         "images": len(rows),
         "boxes": len(boxes),
         "instances": len(instances),
-        "boxes_alone": sum(box["instance"] is None for box in boxes),
-        "instances_alone": sum(instance["alone"] for instance in instances),
+        **{fit: sum(box["fit"] == fit for box in boxes) for fit in FITS},
+        "unboxed": sum(not instance["boxed"] for instance in instances),
         "disagree": sum(map(disagrees, rows)),
     }
 
@@ -375,8 +369,8 @@ def _loops(mask):
     )
     following = defaultdict(list)
     for pixels, start, end in sides:
-        corners = np.argwhere(pixels)[:, ::-1]
-        for one, other in zip((corners + start).tolist(), (corners + end).tolist()):
+        places = np.argwhere(pixels)[:, ::-1]
+        for one, other in zip((places + start).tolist(), (places + end).tolist()):
             following[tuple(one)].append(tuple(other))
     loops = []
     while following:
@@ -421,20 +415,24 @@ def _path(points):
 
 
 def figures(folder: str) -> list[dict]:
-    """The pictures in assets/, by name: [{"name", "alt", "address"}]; alt is the card's where it has one."""
-    assets = Path(folder, "assets")
-    if not assets.is_dir():
-        return []
+    """The card's pictures in its order, then others in assets/: [{"name", "alt", "caption", "address"}].
+
+    alt and caption, the slanted paragraph below, are the card's; the file's name and "" where it has none.
+    """
     card = Path(folder, "README.md")
     text = card.read_text("utf-8", "replace") if card.is_file() else ""
-    alternatives = {name: alt for alt, name in re.findall(r"!\[([^\]]*)\]\(assets/([^)\s]+)\)", text)}
-    kinds = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
-    return [
-        {
-            "name": path.stem.replace("_", " ").replace("-", " "),
-            "alt": alternatives.get(path.name, path.name),
-            "address": f"data:image/{kinds[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}",
-        }
-        for path in sorted(assets.iterdir())
-        if path.suffix in kinds
-    ]
+    shown = re.findall(r"!\[([^\]]*)\]\(assets/([^)\s]+)\)(?:\n\n\*([^*]+)\*\n)?", text)
+    words = {name: (alt, caption) for alt, name, caption in shown}
+    files = {path.name: path for path in sorted(Path(folder, "assets").glob("*")) if path.suffix in KINDS}
+    order = [name for name in words if name in files] + [name for name in files if name not in words]
+    pictures = []
+    for name in order:
+        alt, caption = words.get(name, (name, ""))
+        data = base64.b64encode(files[name].read_bytes()).decode()
+        address = f"data:image/{KINDS[files[name].suffix]};base64,{data}"
+        title = files[name].stem.replace("_", " ").replace("-", " ")
+        pictures.append({"name": title, "alt": alt, "caption": caption, "address": address})
+    return pictures
+
+
+KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}

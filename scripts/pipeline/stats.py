@@ -16,11 +16,12 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 FILE = "stats.json"
-SCHEMA = 1  # of a summary; counted up when the same file is to give another one
+SCHEMA = 2  # of a summary; counted up when the same file is to give another one
 
 GRID = 64  # cells a side of the heat maps
 MATCH = 2  # pixels by which each edge of a box may be off the component that it belongs to
-OBJECT_EXAMPLES = {"one": 3, "several": 2, "stretched": 1}  # segmented images shown on the card
+FITS = ("matched", "stretched", "unmatched")  # how a box fits the mask
+OBJECT_EXAMPLES = {"one": 2, "several": 2}  # segmented images shown on the card, beside the most stretched one
 
 # The example luminance table of the JPEG standard (Annex K), whose sum tells the quality that libjpeg was asked for.
 _STANDARD_TABLE_SUM = 3688
@@ -37,12 +38,13 @@ def summarise(path: str, config: str) -> dict:
      labeled and segmented
      "examples": {label or kind: [image_id]},                   the least ones of each finding, or kind of polyp image
      segmented
+     "stretched": [[overlap, image_id]],                        the box stretched to the corner that fits worst, if any
      "instances", "boxes": [[number in an image, images]],
      "instance_shares", "box_shares": [share of the image],     sorted
      "mask_map", "box_map": [[images]],                         GRID x GRID: images with a polyp at the cell's centre
      "overlaps": [IoU of a box and the component it fits best], sorted
      "boxes_by_fit": {"matched", "stretched", "unmatched": boxes},
-     "boxes_offset", "boxes_at_edge": boxes,                    see `_compare_boxes`
+     "boxes_offset", "boxes_at_edge": boxes,                    see `Fit`
      "unboxed": instances that no box matches,
      "encoders": [[JFIF marker, quality, images]]}
 
@@ -79,49 +81,46 @@ class _Objects(NamedTuple):
     encoder: tuple[bool, int]
     mask: np.ndarray  # bool, height x width
     areas: list[int]  # of the instances, in pixels
-    components: list[tuple]  # bounding boxes of the instances
     boxes: list[tuple]  # the source's
+    fits: list["Fit"]  # of the boxes
 
 
 def _summarise_objects(path):
     file = pq.ParquetFile(path)
     columns = ["image_id", "image", "instances", "objects"]
     images = [_read_objects(row) for batch in file.iter_batches(32, columns=columns) for row in batch.to_pylist()]
-    fits = {image.image_id: _compare_boxes(image) for image in images}
-    pairs = [fit for image in images for fit in fits[image.image_id]]
-    kinds = Counter(fit.kind for fit in pairs)
-    matched = sum(len({fit.component for fit in fits[i.image_id] if fit.kind == "matched"}) for i in images)
-    instances = sum(len(image.areas) for image in images)
+    fits = [fit for image in images for fit in image.fits]
+    kinds = Counter(fit.kind for fit in fits)
+    stretched = [(round(f.overlap, 4), i.image_id) for i in images for f in i.fits if f.kind == "stretched"]
     return {
-        "examples": _object_examples(images, fits),
+        "examples": _object_examples(images),
+        "stretched": [list(worst) for worst in sorted(stretched)[:1]],
         "instances": _counted((len(image.areas),) for image in images),
         "boxes": _counted((len(image.boxes),) for image in images),
         "instance_shares": sorted(round(a / image.mask.size, 6) for image in images for a in image.areas),
         "box_shares": sorted(round(_area(b) / image.mask.size, 6) for image in images for b in image.boxes),
         "mask_map": sum(_on_grid(image.mask) for image in images).tolist(),
         "box_map": sum(_on_grid(_painted(image)) for image in images).tolist(),
-        "overlaps": sorted(round(fit.overlap, 4) for fit in pairs),
-        "boxes_by_fit": {kind: kinds[kind] for kind in ("matched", "stretched", "unmatched")},
-        "boxes_offset": sum(fit.offset for fit in pairs),
-        "boxes_at_edge": sum(fit.at_edge for fit in pairs),
-        "unboxed": instances - matched,
+        "overlaps": sorted(round(fit.overlap, 4) for fit in fits),
+        "boxes_by_fit": {kind: kinds[kind] for kind in FITS},
+        "boxes_offset": sum(fit.offset for fit in fits),
+        "boxes_at_edge": sum(fit.at_edge for fit in fits),
+        "unboxed": sum(len(image.areas) - len(matched_components(image.fits)) for image in images),
         "encoders": _counted(image.encoder for image in images),
     }
 
 
 def _read_objects(row):
     instances = np.asarray(Image.open(io.BytesIO(row["instances"]["bytes"])))
-    components = []
-    for number in range(1, int(instances.max()) + 1):
-        across, down = (np.flatnonzero((instances == number).any(axis)) for axis in (0, 1))
-        components.append((int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1))
+    boxes = [corners(bbox) for bbox in row["objects"]["bbox"]]
+    components = list(components_of(instances).values())
     return _Objects(
         row["image_id"],
         _encoder(row["image"]["bytes"]),
         instances > 0,
-        np.bincount(instances.ravel())[1:].tolist(),
-        components,
-        [(int(x), int(y), int(x + width), int(y + height)) for x, y, width, height in row["objects"]["bbox"]],
+        [pixels for pixels in np.bincount(instances.ravel())[1:].tolist() if pixels],
+        boxes,
+        compare_boxes(boxes, components, instances.shape),
     )
 
 
@@ -132,38 +131,66 @@ def _encoder(data):
         return "jfif" in image.info, max(0, round(100 - scale / 2 if scale <= 100 else 5000 / scale))
 
 
-class _Fit(NamedTuple):
-    component: int  # the instance that a box fits best, from 0
-    overlap: float  # their IoU
-    kind: str  # "matched", "stretched" (to the corner at 0, 0) or "unmatched"
+# ------------------------------------------------------------------------------------------- boxes against components
+
+
+class Fit(NamedTuple):
+    """How a box fits the mask. The one measure of it: the card's numbers and the review page's are both by it."""
+
+    component: int | None  # the one that the box fits best, from 0; None where the mask is empty
+    overlap: float  # their IoU, both as boxes
+    kind: str  # of FITS
     offset: bool  # starts one pixel left of and above its component, and ends where that ends
     at_edge: bool  # ends at the right or lower edge of the image
 
 
-def _compare_boxes(image):
-    """A `_Fit` for each box of an image. Matched: every edge is within MATCH pixels of the component's."""
+def corners(bbox: list[float]) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a COCO box [x, y, width, height], in pixels, right and bottom exclusive."""
+    x, y, width, height = bbox
+    return int(x), int(y), int(x + width), int(y + height)
+
+
+def components_of(instances: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
+    """{number: (left, top, right, bottom)} of an instance map, height x width; right and bottom exclusive."""
+    components = {}
+    for number in (np.flatnonzero(np.bincount(instances.ravel())[1:]) + 1).tolist():
+        across, down = (np.flatnonzero((instances == number).any(axis)) for axis in (0, 1))
+        components[number] = (int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1)
+    return components
+
+
+def compare_boxes(boxes: list[tuple], components: list[tuple], shape: tuple[int, int]) -> list[Fit]:
+    """The `Fit` of each box to the components of its image, all as `corners` has them; `shape` is (height, width).
+
+    Matched: every edge is within MATCH pixels of that of the component with the greatest IoU. Else stretched, where the
+    box begins at the upper left corner of the image, or unmatched.
+    """
     fits = []
-    height, width = image.mask.shape
-    for box in image.boxes:
-        overlaps = [_overlap(box, component) for component in image.components]
-        best = int(np.argmax(overlaps))
-        differences = np.subtract(image.components[best], box).tolist()
+    for box in boxes:
+        overlaps = [overlap(box, component) for component in components]
+        best = int(np.argmax(overlaps)) if overlaps else None
+        differences = np.subtract(components[best], box).tolist() if overlaps else [np.inf]
         kind = "stretched" if box[:2] == (0, 0) else "unmatched"
         if max(map(abs, differences)) <= MATCH:
             kind = "matched"
-        at_edge = box[2] == width or box[3] == height
-        fits.append(_Fit(best, overlaps[best], kind, differences == [1, 1, 0, 0], at_edge))
+        at_edge = box[2] == shape[1] or box[3] == shape[0]
+        fits.append(Fit(best, max(overlaps, default=0.0), kind, differences == [1, 1, 0, 0], at_edge))
     return fits
+
+
+def matched_components(fits: list[Fit]) -> set[int]:
+    """The components that a box matches."""
+    return {fit.component for fit in fits if fit.kind == "matched"}
+
+
+def overlap(one: tuple, other: tuple) -> float:
+    """Intersection over union of two boxes (left, top, right, bottom)."""
+    common = _area((*np.maximum(one[:2], other[:2]).tolist(), *np.minimum(one[2:], other[2:]).tolist()))
+    return common / (_area(one) + _area(other) - common)
 
 
 def _area(box):
     return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
-
-
-def _overlap(one, other):
-    """Intersection over union of two boxes."""
-    common = _area((*np.maximum(one[:2], other[:2]).tolist(), *np.minimum(one[2:], other[2:]).tolist()))
-    return common / (_area(one) + _area(other) - common)
 
 
 def _painted(image):
@@ -180,12 +207,12 @@ def _on_grid(mask):
     return mask[np.ix_(rows.astype(int), columns.astype(int))].astype(int)
 
 
-def _object_examples(images, fits):
-    """{kind: the least image ids}: images of one polyp, of several, and with a box stretched to the corner."""
+def _object_examples(images):
+    """{kind: the least image ids}: images of one polyp, and of several, without a box stretched to the corner."""
     kinds = {kind: [] for kind in OBJECT_EXAMPLES}
     for image in images:
-        stretched = any(fit.kind == "stretched" for fit in fits[image.image_id])
-        kinds["stretched" if stretched else "one" if len(image.areas) == 1 else "several"].append(image.image_id)
+        if not any(fit.kind == "stretched" for fit in image.fits):
+            kinds["one" if len(image.areas) == 1 else "several"].append(image.image_id)
     return {kind: sorted(ids)[: OBJECT_EXAMPLES[kind]] for kind, ids in kinds.items()}
 
 
@@ -212,11 +239,46 @@ def _add(name, one, other):
         counts = Counter({tuple(value): times for *value, times in one})
         counts.update({tuple(value): times for *value, times in other})
         return _counted(counts)
+    if name == "stretched":
+        return sorted(one + other)[:1]
     if name in ("mask_map", "box_map"):
         return np.add(one, other).tolist()
     if name == "boxes_by_fit":
         return {kind: one[kind] + other[kind] for kind in one}
     return sorted(one + other) if isinstance(one, list) else one + other
+
+
+# ---------------------------------------------------------------------------------------------------- what they tell
+
+
+def size_range(summary: dict) -> tuple[int, int, int, int]:
+    """(least width, greatest width, least height, greatest height) in pixels."""
+    widths, heights, _ = zip(*summary["sizes"])
+    return min(widths), max(widths), min(heights), max(heights)
+
+
+def common_sizes(summary: dict, number: int) -> list[tuple[int, int, int]]:
+    """The most common (width, height, images), the most common first."""
+    return [tuple(size) for size in sorted(summary["sizes"], key=lambda size: (-size[2], size))[:number]]
+
+
+def label_counts(labeled: dict, column: int = 0) -> Counter:
+    """Images by label or, with a column of 1 or 2 (fold_2, fold_5), by (label, fold)."""
+    counts = Counter()
+    for *cell, images in labeled["cells"]:
+        counts[(cell[0], cell[column]) if column else cell[0]] += images
+    return counts
+
+
+def object_examples(segmented: dict) -> list[str]:
+    """The images shown on the card: of one polyp, of several, and with the most stretched box."""
+    ids = [image_id for kind in OBJECT_EXAMPLES for image_id in segmented["examples"].get(kind, [])]
+    return ids + [image_id for _, image_id in segmented["stretched"]]
+
+
+def densest(segmented: dict, of: str) -> float:
+    """The share of images that have a polyp at the densest cell of "mask_map" or "box_map"."""
+    return np.max(segmented[of]) / segmented["rows"]
 
 
 # ----------------------------------------------------------------------------------------------------------- keeping
@@ -275,6 +337,7 @@ def path_of(stats: dict, part: str, image_id: str) -> str:
     """The file of `part` that holds an image which a summary names. Raises KeyError for any other image."""
     for path, summary in stats.items():
         named = {summary["first"], *(name for ids in summary.get("examples", {}).values() for name in ids)}
+        named |= {name for _, name in summary.get("stretched", [])}
         if path.split("/")[1] == part and image_id in named:
             return path
     raise KeyError(f"{part}: no summary names {image_id}")
