@@ -52,7 +52,7 @@ def test_the_real_labeled_sample_is_incomplete(real, tmp_path, capsys, monkeypat
     assert len(listed) == 23 + 2  # each finding, and the two fold csvs
     assert any("cecum: 1 of 1,009 images; listed in image-labels.csv but missing: 1,008" in line for line in listed)
     assert main([*arguments, "--no-verify"]) == 0
-    missing = [line[9:] for line in capsys.readouterr().err.splitlines() if line.startswith("missing: ")]
+    missing = [line[8:] for line in capsys.readouterr().err.splitlines() if line.startswith("waived: ")]
     assert missing == listed
     assert len(load_dataset(str(tmp_path / "out"), "labeled", split="train")) == 16
 

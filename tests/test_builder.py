@@ -150,10 +150,11 @@ def test_a_download_of_another_digest_is_refused(served, source, tmp_path):
 
 def test_a_fold_csv_of_another_digest_is_refused(served, source, tmp_path):
     _, folder, _ = served
-    with open(folder / "5_fold_split.csv", "a") as file:
-        file.write("\n")
-    made = HyperKvasir(config_name="labeled", expected=str(source / "expected.json"), cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(SourceError, match="5_fold_split.csv: downloaded with sha256"):
+    expected = json.loads((source / "expected.json").read_text())
+    expected["sources"]["5_fold_split.csv"] = {"bytes": 0, "sha256": "0" * 64}
+    (tmp_path / "expected.json").write_text(json.dumps(expected))
+    made = HyperKvasir(config_name="labeled", expected=str(tmp_path / "expected.json"), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(SourceError, match="not the official 5_fold_split.csv: sha256"):
         made.download_and_prepare()
 
 
@@ -198,7 +199,7 @@ def test_a_partial_build_in_the_cache_is_not_taken_for_a_whole_one(tmp_path):
     made = builder("unlabeled", tmp_path / "source", **settings)
     made.download_and_prepare(verification_mode="no_checks")
     assert len(made.as_dataset(split="train")) == 1
-    with pytest.raises(SourceError, match="an incomplete earlier build"):
+    with pytest.raises(SourceError, match="an earlier build without checks"):
         builder("unlabeled", tmp_path / "source", **settings).download_and_prepare()
     for image in images[1:]:
         (tmp_path / "away" / image.name).rename(image)

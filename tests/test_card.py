@@ -66,7 +66,7 @@ def keep_parts(folder, *parts):
         (folder / path).unlink()
     sources = {part: manifest["sources"][part] for part in parts}
     configs = [config for config in manifest["configs"] if part_of(config) in parts]
-    manifest = make_manifest(configs, sources, files, True, 1)
+    manifest = make_manifest(configs, sources, files, 1)
     (folder / "manifest.json").write_text(manifest_text(manifest))
     return manifest
 
@@ -79,7 +79,7 @@ def drop_rows(folder, path, rows):
     size, sha256 = (folder / path).stat().st_size, file_sha256(str(folder / path))
     manifest["files"][path].update(rows=table.num_rows - rows, bytes=size, sha256=sha256)
     manifest = {
-        **make_manifest(list(manifest["configs"]), manifest["sources"], manifest["files"], True, manifest["schema"]),
+        **make_manifest(list(manifest["configs"]), manifest["sources"], manifest["files"], manifest["schema"]),
         "card": manifest["card"],
     }
     (folder / "manifest.json").write_text(manifest_text(manifest))
@@ -245,7 +245,7 @@ def test_full_counts_are_the_official_ones(carded, undrawn):
     summaries = official_summaries()
     entry = {"bytes": 1, "data_bytes": 1, "sha256": "0", "key": "0"}
     files = {path: {**entry, "rows": summary["rows"]} for path, summary in summaries.items()}
-    manifest = make_manifest(list(read_manifest(str(carded))["configs"]), {}, files, True, 1)
+    manifest = make_manifest(list(read_manifest(str(carded))["configs"]), {}, files, 1)
     text = card_files(manifest, summaries, one_of_each(carded))["README.md"].decode()
     assert "Not the official numbers" not in text and "Incomplete" not in text
     assert taxonomy(text) == OFFICIAL.findings

@@ -124,7 +124,7 @@ def test_no_verify_builds_and_says_what_is_missing(defect, tmp_path, capsys):
     part, _ = REFUSED[defect]
     write_source(tmp_path / "source", images="tiny", parts=parts_with(part), defects=[defect])
     assert main([*arguments_for(tmp_path, part), "--no-verify"]) == 0
-    assert "missing: " in capsys.readouterr().err
+    assert "waived: " in capsys.readouterr().err
     assert json.loads((tmp_path / "out/manifest.json").read_text())["complete"] is False
 
 
@@ -207,7 +207,7 @@ def test_too_small_a_disk_is_refused_before_any_work(tmp_path, source, capsys, m
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
     flags = ["--source", str(source), "--out", str(tmp_path / "out"), "--expect", f"{source}/expected.json"]
     assert main(flags) == 1
-    assert "GB needed, 0.0 GB free on its disk; free some space" in capsys.readouterr().err
+    assert "MB needed, 0.0 MB free on its disk; free some space" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -2,11 +2,11 @@
 
 {"builder": "hyper-kvasir", "schema": 1, "complete": true,
  "configs": {config: {split: {"files": glob, "rows": n}}},
- "sources": {part: {"file", "bytes", "sha256", "content", "directory"}},
+ "sources": {part: {"file", "bytes", "sha256", "content", "directory", "complete"}},
  "versions": {package: version},
  "files": {path: {"rows", "bytes", "data_bytes", "sha256", "key", "content"}}}
 
-`key` is of all that the bytes of a file depend on, `content` of its rows alone.
+`key` is of all that the bytes of a file depend on, `content` of its rows alone. `complete`: built with all checks.
 """
 
 import fnmatch
@@ -20,12 +20,12 @@ FILE = "manifest.json"
 BUILDER = "hyper-kvasir"
 
 
-def make_manifest(configs: list[str], sources: dict, files: dict, complete: bool, schema: int) -> dict:
+def make_manifest(configs: list[str], sources: dict, files: dict, schema: int) -> dict:
     """The manifest of a folder of `files` that serves `configs`. Nothing in it depends on time, machine or workers."""
     return {
         "builder": BUILDER,
         "schema": schema,
-        "complete": complete,
+        "complete": all(source["complete"] for source in sources.values()),
         "configs": {config: views_of(config, files) for config in CONFIGS if config in configs},
         "sources": dict(sorted(sources.items())),
         "versions": {package: version(package) for package in ("datasets", "numpy", "pillow", "pyarrow")},
