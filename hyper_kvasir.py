@@ -329,7 +329,7 @@ def _few(names: Sequence[str], most: int = 3) -> str:
 MAX_MEMBER_BYTES = 64 << 20  # the largest official image has under 2 MB; more is damage or an attack
 _TOO_LARGE = f"more than any file of this dataset (at most {MAX_MEMBER_BYTES:,})"
 _CLUTTER = {"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"}
-_IMAGE_NAME = re.compile(r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.jpg")
+IMAGE_NAME = re.compile(r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.jpg")
 
 
 class Archive(NamedTuple):
@@ -679,7 +679,7 @@ def _read_fold_csv(file, k, text, problems):
     table = {}
     for number, line in enumerate(lines[1:], start=2):
         name, finding, fold = (*line, "", "", "")[:3]
-        match = _IMAGE_NAME.fullmatch(name)
+        match = IMAGE_NAME.fullmatch(name)
         if not line:  # an empty line
             continue
         if not match:
@@ -727,7 +727,7 @@ def _image_ids(archive, members, problems, prefix=""):
     for path, member in members.items():
         if path.startswith(prefix) and "/" in path:
             folders, _, file = path.rpartition("/")
-            match = _IMAGE_NAME.fullmatch(file)
+            match = IMAGE_NAME.fullmatch(file)
             if match and prefix in ("", f"{folders}/"):
                 yield match[1], member, folders
             elif match:

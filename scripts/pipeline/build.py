@@ -96,24 +96,25 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected)
     waived = settle(list(dict.fromkeys([*plan.problems, *problems])), checks)
     sources = {part: {**source, "complete": not waived} for part, source in sources.items()}
     files = kept | staged | made
-    _refuse_empty(plan.configs, files, waived)
+    there = _with_rows(plan.configs, files, waived)
     built = {part_of(config) for config in plan.configs}
     files |= {path: entry for path, entry in old["files"].items() if path.split("/")[1] not in built}
-    configs = [*plan.configs, *old["configs"]]
+    configs = [*there, *(config for config in old["configs"] if config not in plan.configs)]
     manifest = make_manifest(configs, {**old["sources"], **sources}, files, SCHEMA)
     _put_in_place(out, [*staged, *made], set(old["files"]) - set(files))
     _report(files, len(made), waived)
     _finish(out, {**manifest, **({"card": old["card"]} if "card" in old else {})})
 
 
-def _refuse_empty(configs, files, waived):
-    """Without checks, a source may be so partial that nothing is left of a config."""
+def _with_rows(configs, files, waived):
+    """The configs that have rows. Without checks, a source may be so partial that nothing is left of one."""
     empty = [config for config in configs if not views_of(config, files)]
+    text = f"no image for any split of {', '.join(empty)}"
+    if empty == configs:
+        raise SourceError([*waived, f"{text}; give the missing files, or build other configs (--config)"])
     if empty:
-        text = (
-            f"no image for any split of {', '.join(empty)}; give the missing files, or build other configs (--config)"
-        )
-        raise SourceError([*waived, text])
+        say(f"left out: {text}")
+    return [config for config in configs if config not in empty]
 
 
 def _report(files, made, waived):

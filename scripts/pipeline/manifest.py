@@ -12,12 +12,15 @@
 import fnmatch
 import json
 import os
+import re
 from importlib.metadata import version
 
 from hyper_kvasir import CONFIGS, VIEWS
 
 FILE = "manifest.json"
 BUILDER = "hyper-kvasir"
+ENTRY = {"rows", "bytes", "data_bytes", "sha256", "key", "content"}
+DATA_FILE = re.compile(r"data/(labeled|segmented|unlabeled)/.*\.parquet")
 
 
 def make_manifest(configs: list[str], sources: dict, files: dict, schema: int) -> dict:
@@ -63,6 +66,8 @@ def parse_manifest(text: str, where: str) -> dict:
     try:
         manifest = json.loads(text)
         good = manifest["builder"] == BUILDER and {"complete", "configs", "sources", "files"} <= manifest.keys()
+        good = good and set(manifest["configs"]) <= set(VIEWS)
+        good = good and all(DATA_FILE.fullmatch(path) and e.keys() >= ENTRY for path, e in manifest["files"].items())
         paths = [*manifest["files"], *manifest.get("card", {}).get("files", {})]
     except (ValueError, KeyError, TypeError, AttributeError):
         good, paths = False, []
