@@ -327,8 +327,9 @@ def _few(names: Sequence[str], most: int = 3) -> str:
 # ---------------------------------------------------------------------------------------------------------- archives
 
 MAX_MEMBER_BYTES = 64 << 20  # the largest official image has under 2 MB; more is damage or an attack
+_TOO_LARGE = f"more than any file of this dataset (at most {MAX_MEMBER_BYTES:,})"
 _CLUTTER = {"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"}
-_IMAGE_NAME = re.compile(r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.jpg")
+IMAGE_NAME = re.compile(r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.jpg")
 
 
 class Archive(NamedTuple):
@@ -369,13 +370,33 @@ def _is_clutter(name):
 def _list_folder(archive, part, problems):
     members = {}
     root = os.path.join(archive.path, f"{part}-images")
-    for folder, _, files in sorted(os.walk(root)):
-        for file in sorted(files):
-            path = os.path.join(folder, file)
+    for above, folders, files in sorted(os.walk(root)):
+        linked = [folder for folder in folders if os.path.islink(os.path.join(above, folder))]
+        for entry in sorted(files + linked):
+            path = os.path.join(above, entry)
             name = os.path.relpath(path, root).replace(os.sep, "/")
-            if not _is_clutter(name):
-                members[name] = Member(os.path.relpath(path, archive.path).replace(os.sep, "/"), os.path.getsize(path))
+            if _is_clutter(name):
+                continue
+            wrong = _unreadable(path)
+            if wrong:
+                problems.append(Problem(f"{path} {wrong}"))
+            else:
+                inside = os.path.relpath(path, archive.path).replace(os.sep, "/")
+                members[name] = Member(inside, os.path.getsize(path))
     return members
+
+
+def _unreadable(path):
+    """Why a file of a folder is refused, or None. Links to files are followed: caches link the files that they keep."""
+    if not os.path.exists(path):
+        return "is a link to nothing; remove it, or put the file there"
+    if os.path.isdir(path):
+        return "is a link to a folder; put the folder itself there"
+    if not os.path.isfile(path):
+        return "is not a regular file; remove it"
+    if os.path.getsize(path) > MAX_MEMBER_BYTES:
+        return f"has {os.path.getsize(path):,} bytes, {_TOO_LARGE}; remove it, or extract the archive again"
+    return None
 
 
 def _list_zip(archive, part, problems):
@@ -394,6 +415,8 @@ def _list_zip(archive, part, problems):
         match = inside.fullmatch(name)
         if match and not wrong:
             wrong = _implausible(info, end_of.get(info.header_offset, 0))
+        if match and not wrong and match[1] in members:
+            wrong = f"is the same file as {members[match[1]].name!r}"
         if wrong:
             problems.append(Problem(f"{archive}: member {name!r} {wrong}; the archive is refused, download it again"))
         elif match and not info.is_dir():
@@ -405,15 +428,8 @@ def _list_zip(archive, part, problems):
 def _zip_directory(path):
     """The entries of a zip's directory, and the offset where it starts. Reads some MB at most, also of a remote zip."""
     with open(path, "rb") as file:
-        head = file.read(512)
-        if not head.startswith(b"PK"):
-            what = "is not a zip file"
-            if head.lstrip()[:1] == b"<":
-                what = "is an HTML page in place of a zip file (a failed download, or a login page)"
-            elif head.startswith(b"version https://git-lfs"):
-                what = "is a Git LFS pointer in place of a zip file (fetch it with git lfs pull)"
-            elif not head:
-                what = "is empty"
+        what = _not_a_zip(file.read(512))
+        if what:
             raise SourceError([f"{path}: {what}; expected an official archive, download it again"])
         try:
             with zipfile.ZipFile(file) as archive:
@@ -425,6 +441,17 @@ def _zip_directory(path):
             raise SourceError(
                 [f"{path}: truncated or damaged zip ({error}); it has {size:,} bytes{expected}; download it again"]
             ) from error
+
+
+def _not_a_zip(head):
+    """What a file is that begins with `head`, if not a zip; or None."""
+    if head.startswith(b"PK"):
+        return None
+    if head.lstrip()[:1] == b"<":
+        return "is an HTML page in place of a zip file (a failed download, or a login page)"
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer in place of a zip file (fetch it with git lfs pull)"
+    return "is not a zip file" if head else "is empty"
 
 
 def _unsafe(info, name, duplicate):
@@ -447,7 +474,7 @@ def _unsafe(info, name, duplicate):
 def _implausible(info, end):
     """Why the sizes or the compression that a member claims are refused, or None."""
     if info.file_size > MAX_MEMBER_BYTES:
-        return f"claims {info.file_size:,} bytes, more than any file of this dataset (at most {MAX_MEMBER_BYTES:,})"
+        return f"claims {info.file_size:,} bytes, {_TOO_LARGE}"
     if info.header_offset < 0 or info.header_offset + 30 + info.compress_size > end:
         return "claims bytes that lie outside of the archive or in the next member"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -473,7 +500,9 @@ def read_member(archive: Archive, member: Member) -> bytes:
 
 def _inflate(archive, member, span):
     name_length, extra_length = int.from_bytes(span[26:28], "little"), int.from_bytes(span[28:30], "little")
-    if span[:4] != b"PK\x03\x04" or span[30 : 30 + name_length] != member.name.encode():
+    encoding = "utf-8" if span[7:8] and span[7] & 0x08 else "cp437"  # by a flag, as zipfile reads the directory
+    name = span[30 : 30 + name_length].decode(encoding, "replace")
+    if span[:4] != b"PK\x03\x04" or name != member.name:
         raise SourceError([f"{archive}: {member.name}: the zip's directory points to something else; it is damaged"])
     body = memoryview(span)[30 + name_length + extra_length :]
     if member.method == zipfile.ZIP_STORED:
@@ -486,20 +515,27 @@ def _inflate(archive, member, span):
 
 def _read_range(path, start, length):
     """Bytes of a local or remote file; one Range request each of a remote one."""
+    if "://" not in path:
+        with open(path, "rb", buffering=0) as file:  # anew each time: the user may have put a better one in its place
+            file.seek(start)
+            return file.read(length)
     file = _opened(path, os.getpid())
-    if hasattr(os, "pread") and "://" not in path:
-        return os.pread(file.fileno(), length, start)  # no shared file position: safe in threads
     file.seek(start)
     return file.read(length)
 
 
 @functools.lru_cache(maxsize=4)
 def _opened(path, pid):
-    # By process, so that no worker shares a file position or connection. Remote: no read-ahead, members lie anywhere.
-    return fsspec.open(path, "rb", cache_type="none").open() if "://" in path else open(path, "rb")
+    # By process, so that no worker shares a file position or connection. No read-ahead: members lie anywhere.
+    return fsspec.open(path, "rb", cache_type="none").open()
 
 
 # --------------------------------------------------------------------------------------------------- finding sources
+
+
+def _folder_of(path):
+    """The folder of a source, which may be given as the zip in it."""
+    return os.path.dirname(os.path.abspath(path)) if os.path.isfile(path) else path
 
 
 def find_archive(part: str, folders: Sequence[str]) -> Optional[Archive]:
@@ -532,7 +568,7 @@ def missing_archive(part: str, folders: Sequence[str]) -> str:
     ]
     return (
         f"the {part} part is missing: no {source.file}, {FULL_ARCHIVE} with {part}-images/, or extracted folder "
-        f"{part}-images/ in {', '.join(map(str, folders))}. Download {web[0]} (or {web[1]}) to {folders[0]}"
+        f"{part}-images/ in {', '.join(map(str, folders))}. Download {web[0]} (or {web[1]}) to {_folder_of(folders[0])}"
     )
 
 
@@ -643,7 +679,9 @@ def _read_fold_csv(file, k, text, problems):
     table = {}
     for number, line in enumerate(lines[1:], start=2):
         name, finding, fold = (*line, "", "", "")[:3]
-        match = _IMAGE_NAME.fullmatch(name)
+        match = IMAGE_NAME.fullmatch(name)
+        if not line:  # an empty line
+            continue
         if not match:
             problems.append(Problem(f"{file}, line {number}: {name!r} is no image name; expected <uuid>.jpg"))
         elif finding not in _FINDING_OF:
@@ -675,6 +713,11 @@ def read_rows(
 ) -> List[Row]:
     """The rows of a part by id, from what `list_members` gave and the small files; no image is read."""
     scan = {"labeled": _labeled_rows, "segmented": _segmented_rows, "unlabeled": _unlabeled_rows}[part]
+    for path, member in members.items():
+        inside = "/" in path if part == "labeled" else path.startswith(("images/", "masks/"))
+        if path.lower().endswith((".jpg", ".jpeg")) and not inside:
+            text = f"{archive}: {member.name}: an image outside of the folders of this part; move or remove it"
+            problems.append(Problem(text))
     rows = scan(archive, members, folds, expected, problems)
     return sorted(rows, key=lambda row: row.image_id)
 
@@ -684,7 +727,7 @@ def _image_ids(archive, members, problems, prefix=""):
     for path, member in members.items():
         if path.startswith(prefix) and "/" in path:
             folders, _, file = path.rpartition("/")
-            match = _IMAGE_NAME.fullmatch(file)
+            match = IMAGE_NAME.fullmatch(file)
             if match and prefix in ("", f"{folders}/"):
                 yield match[1], member, folders
             elif match:
@@ -740,6 +783,8 @@ def _read_labels_csv(archive, members, problems):
         image_id, organ, finding, category = (*line, "", "", "", "")[:4]
         label = _FINDING_OF.get(finding)
         where = f"{archive}: {file}, line {number}"
+        if not line:  # an empty line
+            continue
         if label is None or len(line) != 4:
             text = f"{where}: unknown finding {finding!r} in {','.join(line)!r}; expected one of the 23"
             problems.append(Problem(text))
@@ -1086,15 +1131,27 @@ class HyperKvasirConfig(datasets.BuilderConfig):
     expected: Optional[str] = None
 
     def create_config_id(self, config_kwargs, custom_features=None):
-        """The name of the cache folder: another one once the files in `data_dir` changed."""
+        """The name of the cache folder: another one once the files that are read in `data_dir` changed."""
         config_id = super().create_config_id(config_kwargs, custom_features=custom_features)
         if self.data_dir is None:
             return config_id
-        folders = [self.data_dir] + [os.path.join(self.data_dir, f"{part}-images") for part in SOURCES]
-        state = []
-        for path in [entry.path for folder in folders if os.path.isdir(folder) for entry in os.scandir(folder)]:
-            state.append((path, os.path.getsize(path), os.stat(path).st_mtime_ns))
-        return f"{config_id}-{hashlib.sha256(json.dumps(sorted(state)).encode()).hexdigest()[:12]}"
+        state = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in self._files()]
+        return f"{config_id}-{hashlib.sha256(json.dumps(state).encode()).hexdigest()[:12]}"
+
+    def _files(self):
+        """The paths of the files in `data_dir` that this config is made from."""
+        part, csvs = part_of(self.name), [local_fold_csv(k, [self.data_dir]) for k in FOLDS]
+        try:
+            archive = find_archive(part, [self.data_dir])
+        except SourceError:  # said when it is prepared
+            archive = None
+        paths = [path for path in csvs if path]
+        if archive and archive.zipped:
+            paths.append(archive.path)
+        elif archive:
+            members = list_members(archive, part, []).values()
+            paths += [os.path.join(archive.path, *member.name.split("/")) for member in members]
+        return paths
 
 
 class HyperKvasir(datasets.ArrowBasedBuilder):
@@ -1126,21 +1183,29 @@ class HyperKvasir(datasets.ArrowBasedBuilder):
             splits=splits,
         )
 
-    def download_and_prepare(self, *arguments, verification_mode=None, **settings):
-        super().download_and_prepare(*arguments, verification_mode=verification_mode, **settings)
-        found = {name: split.num_examples for name, split in self.info.splits.items()}
-        expected = Expected.load(self.config.expected).split_rows(self.config.name)
-        waived = datasets.VerificationMode(verification_mode or "basic_checks") == datasets.VerificationMode.NO_CHECKS
-        if found != expected and not waived:  # prepared without checks earlier, and found in the cache
-            text = f"{self.cache_dir}: an incomplete earlier build with {found} rows, expected {expected}"
+    def download_and_prepare(
+        self, output_dir=None, download_config=None, download_mode=None, verification_mode=None, *arguments, **settings
+    ):
+        super().download_and_prepare(
+            output_dir, download_config, download_mode, verification_mode, *arguments, **settings
+        )
+        mode = datasets.VerificationMode(verification_mode or "basic_checks")
+        if mode != datasets.VerificationMode.NO_CHECKS and self._fs.exists(self._unchecked()):
+            text = f"{self._output_dir}: an earlier build without checks"
             raise SourceError([f'{text}; build again with download_mode="reuse_cache_if_exists"'])
 
     def _download_and_prepare(self, dl_manager, verification_mode, **prepare_split_kwargs):
         self._checks = datasets.VerificationMode(verification_mode) != datasets.VerificationMode.NO_CHECKS
         try:
             super()._download_and_prepare(dl_manager, verification_mode, **prepare_split_kwargs)
+            if not self._checks:
+                self._fs.touch(self._unchecked())
         finally:
             self._checks = False
+
+    def _unchecked(self):
+        """Lies beside what was prepared without checks, so that it is not taken for checked when found in the cache."""
+        return posixpath.join(str(self._output_dir), ".unchecked")
 
     def _split_generators(self, dl_manager):
         expected = Expected.load(self.config.expected)
@@ -1177,7 +1242,7 @@ class HyperKvasir(datasets.ArrowBasedBuilder):
 
     def _folds(self, dl_manager, problems, expected):
         folders = [self.config.data_dir] if self.config.data_dir is not None else []
-        return read_folds(fold_texts(dl_manager, folders, problems), expected, problems)
+        return read_folds(fold_texts(dl_manager, folders, expected, problems), expected, problems)
 
     def _generate_tables(self, parts):
         for number, part in enumerate(parts):
@@ -1200,9 +1265,7 @@ def download(dl_manager, source: Source) -> str:
             logger.warning(f"{source.file}: {failures[-1]}; trying {address}")
         try:
             path = str(dl_manager.download(address))
-            if dl_manager.is_streaming:  # nothing was asked for yet: see whether the address answers
-                with fsspec.open(path, "rb", cache_type="none") as file:
-                    file.read(1)
+            _check_download(path, source)
             return path
         except Exception as error:  # each address fails in ways of its own: HTTP, TLS, DNS, the Hub's, offline mode
             failures.append(f"{address}: {type(error).__name__}: {error}")
@@ -1210,22 +1273,43 @@ def download(dl_manager, source: Source) -> str:
     raise SourceError([f"{source.file} could not be downloaded: {'; '.join(failures)}. {advice}"])
 
 
-def fold_texts(dl_manager, folders: Sequence[str], problems: List[Problem]) -> Dict[int, str]:
-    """The official split csvs by their number of folds: from `folders` where they lie there, else downloaded."""
+def _check_download(path, source):
+    """Raises SourceError where something else came in place of an archive; when streaming, where nothing answers."""
+    with fsspec.open(path, "rb", **({"cache_type": "none"} if "://" in path else {})) as file:
+        what = _not_a_zip(file.read(512)) if source.file.endswith(".zip") else None
+    if what:
+        if os.path.isfile(path):
+            os.remove(path)  # out of the cache, else it would be taken again
+        raise SourceError([f"what came {what}"])
+
+
+def fold_texts(dl_manager, folders: Sequence[str], expected: Expected, problems: List[Problem]) -> Dict[int, str]:
+    """The official split csvs by their number of folds: from `folders` where they lie there, else downloaded.
+
+    Their digests are checked where `expected` knows them.
+    """
     texts = {}
     for k in FOLDS:
         source = SOURCES[f"fold_{k}"]
-        paths = [os.path.join(f, *inner, source.file) for f in folders for inner in ((), ("official_splits",))]
-        local = next((path for path in paths if os.path.isfile(path)), None)
         try:
-            with open(local or download(dl_manager, source), "rb") as file:
+            path = local_fold_csv(k, folders) or download(dl_manager, source)
+            with open(path, "rb") as file:
                 data = file.read()
         except SourceError as error:
             looked = ", ".join(map(str, folders)) or "no folder"
             problems.append(Problem(f"{error} (looked for in {looked})", waivable=True))
             continue
-        if local is None and hashlib.sha256(data).hexdigest() != source.sha256:
-            text = f"{source.file}: downloaded with sha256 {hashlib.sha256(data).hexdigest()}, expected {source.sha256}"
-            problems.append(Problem(text))
+        known = expected.sources.get(source.file)
+        found = hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest()  # some tools turn line ends round
+        if known and found != known["sha256"]:
+            text = f"{path}: not the official {source.file}: sha256 {found}, expected {known['sha256']}"
+            problems.append(Problem(f"{text}; remove it, and it is downloaded", waivable=True))
         texts[k] = data.decode("utf-8-sig", "replace")
     return texts
+
+
+def local_fold_csv(k: int, folders: Sequence[str]) -> Optional[str]:
+    """The path of the official split csv of `k` folds in the folders that the user gave, or None."""
+    file = SOURCES[f"fold_{k}"].file
+    paths = [os.path.join(_folder_of(f), *inner, file) for f in folders for inner in ((), ("official_splits",))]
+    return next((path for path in paths if os.path.isfile(path)), None)

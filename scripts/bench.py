@@ -28,7 +28,7 @@ from scripts.pipeline import stats
 from scripts.pipeline.card import find_row, make_card
 from scripts.pipeline.console import say, table
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text
-from scripts.pipeline.parquet import read_entry, write_part, write_table
+from scripts.pipeline.parquet import write_part, write_table
 from scripts.pipeline.plan import SCHEMA, make_plan, plan_part
 
 REPO = "ns/hyper-kvasir"
@@ -131,8 +131,10 @@ def bench_updates(work: str, archive: str) -> str:
     relabeled = [row._replace(label=other_label(row)) for row in first[:10]] + first[10:]
     shutil.rmtree(work, ignore_errors=True)
 
+    known: dict[str, dict] = {}
+
     def make(rows, changelog="1.0.0"):
-        return make_version(work, parts[0].archive, rows, f"# Changelog\n\n## {changelog}\n")
+        return make_version(work, parts[0].archive, rows, f"# Changelog\n\n## {changelog}\n", known)
 
     base = make(first)
     size = sum(map(os.path.getsize, base.files.values()))
@@ -155,14 +157,15 @@ def bench_updates(work: str, archive: str) -> str:
     return f"labeled part of {len(first):,} images, {size / 1e9:.2f} GB\n" + table(header, lines)
 
 
-def make_version(work, archive, rows, changelog):
-    """The version of the labeled part that has these rows; files are written once."""
+def make_version(work, archive, rows, changelog, known):
+    """The version of the labeled part that has these rows; files that are `known`, with their entries, are there."""
     files, entries = {}, {}
     for planned in map(plan_part, plan_parts("labeled", archive, sorted(rows, key=lambda row: row.image_id))):
         path, file = planned.part.path, os.path.join(work, "files", f"{planned.key}.parquet")
-        entries[path] = read_entry(file) if os.path.exists(file) else write_part(*planned, file)
-        files[path] = file
-    manifest = make_manifest([c for c in CONFIGS if part_of(c) == "labeled"], {}, entries, True, SCHEMA)
+        if file not in known:
+            known[file] = write_part(*planned, file)
+        files[path], entries[path] = file, known[file]
+    manifest = make_manifest([c for c in CONFIGS if part_of(c) == "labeled"], {}, entries, SCHEMA)
     summaries = stats.collect(work, manifest, {}, files.get)
 
     def example(part, image_id):

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 
-from hyper_kvasir import CONFIGS, find_archive, part_of
+from hyper_kvasir import CONFIGS, SourceError, find_archive, part_of
 from scripts.loopback_hub import LoopbackHub
 
 REPO = "ns/hyper-kvasir"
@@ -68,7 +68,10 @@ def main(arguments=None) -> int:
     args = parser.parse_args(arguments)
     configs = CONFIGS
     if args.source:
-        configs = [config for config in CONFIGS if find_archive(part_of(config), [args.source])]
+        try:
+            configs = [config for config in CONFIGS if find_archive(part_of(config), [args.source])]
+        except SourceError as error:
+            parser.error(f"--source {args.source}: {error}")
         if not configs:
             parser.error(f"--source {args.source}: none of the official archives lies there")
     make_empty(parser, args.to)

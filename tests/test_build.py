@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from hyper_kvasir import CONFIGS, OFFICIAL, TAXONOMY, VIEWS, Expected
+from hyper_kvasir import CONFIGS, FINDINGS, OFFICIAL, TAXONOMY, VIEWS, Expected
 from scripts.build import main
 from scripts.verify import main as verify
 from tests.conftest import ROOT, build, tree
@@ -52,7 +52,7 @@ def test_the_real_labeled_sample_is_incomplete(real, tmp_path, capsys, monkeypat
     assert len(listed) == 23 + 2  # each finding, and the two fold csvs
     assert any("cecum: 1 of 1,009 images; listed in image-labels.csv but missing: 1,008" in line for line in listed)
     assert main([*arguments, "--no-verify"]) == 0
-    missing = [line[9:] for line in capsys.readouterr().err.splitlines() if line.startswith("missing: ")]
+    missing = [line[8:] for line in capsys.readouterr().err.splitlines() if line.startswith("waived: ")]
     assert missing == listed
     assert len(load_dataset(str(tmp_path / "out"), "labeled", split="train")) == 16
 
@@ -134,13 +134,26 @@ def test_no_image_is_stored_twice(full):
 # -------------------------------------------------------------------------------------------------------- the output
 
 
-def test_one_row_group_and_one_page_an_image(built):
+def test_one_row_group_uncompressed_with_a_page_index(built):
     for path in built.rglob("*.parquet"):
         footer = pq.read_metadata(path)
         assert footer.num_row_groups == 1
         for i in range(footer.num_columns):
             column = footer.row_group(0).column(i)
             assert column.compression == "UNCOMPRESSED" and column.has_offset_index
+
+
+def test_a_page_begins_with_each_image(tmp_path):
+    """So that storage that deduplicates finds an image again wherever it moves."""
+    findings = dict.fromkeys(FINDINGS, 1) | {"polyps": 20}
+    write_source(tmp_path / "source", findings=findings, images="photo", parts=("labeled",))
+    build(tmp_path / "source", tmp_path / "out", "--config", "labeled")
+    for path in sorted((tmp_path / "out").rglob("*.parquet"), key=os.path.getsize)[-3:]:
+        data, images = path.read_bytes(), [row["bytes"] for row in pq.read_table(path)["image"].to_pylist()]
+        starts = [data.index(image) for image in images]
+        ends = [start + len(image) for start, image in zip(starts, images)]
+        between = [start - end for end, start in zip(ends, starts[1:])]
+        assert between and min(between) > 4  # within a page, only the length in 4 bytes stands before a value
 
 
 def test_rows_are_in_the_order_of_their_ids(built):
@@ -237,7 +250,10 @@ def test_two_builds_into_one_folder_do_not_mix(source, built, tmp_path):
         for _ in range(2)
     ]
     said = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    ends = [process.returncode for process in processes]
+    assert 0 in ends, said
+    for end, text in zip(ends, said):  # the second waits some seconds for the first
+        assert end == 0 or "another build is writing to it; wait for it" in text, text
     assert tree(tmp_path / "out") == tree(built)
 
 
@@ -263,15 +279,22 @@ for split in get_dataset_split_names(sys.argv[1], sys.argv[2]):
 """
 
 
-def test_streaming_one_row_ends_by_itself(built):
-    """A Parquet file of several row groups makes the program hang at its end (apache/arrow#45214)."""
-    processes = {
-        config: subprocess.Popen([sys.executable, "-c", STREAM, str(built), config], stdout=subprocess.PIPE, text=True)
-        for config in CONFIGS
-    }
-    for config, process in processes.items():
-        said, _ = process.communicate(timeout=60)
-        assert process.returncode == 0 and len(said.splitlines()) == len(VIEWS[config])
+@pytest.mark.parametrize("config", CONFIGS)
+def test_streaming_one_row_ends_by_itself(config, built):
+    """A Parquet file of several row groups makes the program hang at its end (apache/arrow#45214).
+
+    Whatever the files, a program that ends right after streaming is aborted now and then on a busy machine (3 of some
+    200 runs, seven at a time on 2 cores; none of 48, one at a time): of two tries one must end well, none may hang.
+    """
+
+    def run():
+        command = [sys.executable, "-c", STREAM, str(built), config]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    done = run()
+    if done.returncode == -signal.SIGABRT:
+        done = run()
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(VIEWS[config]), done.stderr
 
 
 def test_workers_end_with_a_killed_build(source, tmp_path):
@@ -285,6 +308,7 @@ def test_workers_end_with_a_killed_build(source, tmp_path):
     process.kill()
     process.wait()
     time.sleep(2)
+    assert workers, "the build ended before a worker was seen"
     assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}/cmdline") and _alive(pid)]
 
 
@@ -306,26 +330,87 @@ def test_a_build_cut_off_while_the_card_is_drawn_keeps_other_configs(source, tmp
     assert tree(tmp_path / "out") == tree(tmp_path / "new")
 
 
-def test_a_staged_part_that_was_damaged_is_built_again(source, built, tmp_path):
-    part = "data/unlabeled/00.parquet"
-    staged = tmp_path / "out/.building" / part
-    staged.parent.mkdir(parents=True)
-    data = bytearray((built / part).read_bytes())
-    data[200] ^= 1
-    staged.write_bytes(bytes(data))
-    build(source, tmp_path / "out")
-    assert tree(tmp_path / "out") == tree(built)
+@pytest.fixture
+def staged(source, tmp_path, monkeypatch):
+    """An output whose build was cut off when all parts were made, and none was at its place."""
+
+    def cut_off(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scripts.pipeline.build._put_in_place", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            build(source, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_what_was_staged_is_not_built_again(staged, source, built, capsys):
+    build(source, staged)
+    assert "43 (0 built, 43 already there)" in capsys.readouterr().err
+    assert tree(staged) == tree(built)
+
+
+def test_a_staged_part_that_was_damaged_is_built_again(staged, source, built, capsys):
+    part = staged / ".building/data/segmented/00.parquet"
+    good, chance = part.read_bytes(), random.Random(3)
+    flipped = bytearray(good)
+    flipped[good.index(b"PAR1", 4) - 1 - chance.randrange(len(good) // 4)] ^= 1  # what is no image, too
+    part.write_bytes(bytes(flipped))
+    build(source, staged)
+    assert "43 (1 built, 42 already there)" in capsys.readouterr().err
+    assert tree(staged) == tree(built)
+
+
+@pytest.mark.parametrize("end", ["failed", "cut off"])
+def test_a_build_that_came_to_nothing_leaves_nothing_in_the_next(end, source, built, tmp_path, monkeypatch):
+    defects = ["truncated_jpeg"] if end == "failed" else []
+    other = tmp_path / "other"
+    write_source(other, images="tiny", relabel=4, defects=defects)
+    out = shutil.copytree(built, tmp_path / "out")
+    flags = ["--source", str(other), "--out", str(out), "--expect", f"{other}/expected.json"]
+    if end == "failed":
+        assert main(flags) == 1
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr("scripts.pipeline.build.settle", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                main(flags)
+    assert (out / ".building").exists()
+    build(source, out, "--config", "segmented")
+    build(source, out)
+    assert tree(out) == tree(built)
+
+
+def test_a_part_that_was_built_without_checks_can_be_built_with_them(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    shutil.copytree(source, tmp_path / "partial")
+    for k in (2, 5):
+        (tmp_path / f"partial/{k}_fold_split.csv").unlink()
+    build(tmp_path / "partial", tmp_path / "out", "--config", "labeled", "--no-verify")
+    build(source, tmp_path / "out", "--config", "unlabeled")
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["complete"] is False
+    build(source, tmp_path / "out", "--config", "labeled")
+    assert verify([str(tmp_path / "out"), "--expect", f"{source}/expected.json"]) == 0
+
+
+def test_a_wrong_zip_of_the_members_that_were_built_from_a_folder_is_refused(source, tmp_path, capsys):
+    write_source(tmp_path / "folder", images="tiny", form="folder", parts=("labeled",))
+    build(tmp_path / "folder", tmp_path / "out", "--config", "labeled")
+    write_source(tmp_path / "zip", images="tiny", parts=("labeled",), defects=["wrong_sha256"])
+    flags = ["--config", "labeled", "--expect", f"{tmp_path}/zip/expected.json"]
+    assert main(["--source", f"{tmp_path}/zip", "--out", f"{tmp_path}/out", *flags]) == 1
+    assert "not the official hyper-kvasir-labeled-images.zip" in capsys.readouterr().err
 
 
 def test_a_manifest_that_names_files_outside_is_refused(source, built, tmp_path, capsys):
     shutil.copytree(built, tmp_path / "out")
-    (tmp_path / "precious.txt").write_text("mine")
+    (tmp_path / "precious.parquet").write_text("mine")
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
-    manifest["files"]["data/unlabeled/../../../precious.txt"] = next(iter(manifest["files"].values()))
+    manifest["files"]["data/unlabeled/../../../precious.parquet"] = next(iter(manifest["files"].values()))
     (tmp_path / "out/manifest.json").write_text(json.dumps(manifest))
     assert main(["--source", str(source), "--out", str(tmp_path / "out"), "--expect", f"{source}/expected.json"]) == 1
     assert "a path outside of its folder" in capsys.readouterr().err
-    assert (tmp_path / "precious.txt").exists()
+    assert (tmp_path / "precious.parquet").exists()
 
 
 def test_an_id_in_two_folders_is_refused(tmp_path, capsys):

@@ -150,11 +150,36 @@ def test_a_download_of_another_digest_is_refused(served, source, tmp_path):
 
 def test_a_fold_csv_of_another_digest_is_refused(served, source, tmp_path):
     _, folder, _ = served
-    with open(folder / "5_fold_split.csv", "a") as file:
-        file.write("\n")
-    made = HyperKvasir(config_name="labeled", expected=str(source / "expected.json"), cache_dir=str(tmp_path / "cache"))
-    with pytest.raises(SourceError, match="5_fold_split.csv: downloaded with sha256"):
+    expected = json.loads((source / "expected.json").read_text())
+    expected["sources"]["5_fold_split.csv"] = {"bytes": 0, "sha256": "0" * 64}
+    (tmp_path / "expected.json").write_text(json.dumps(expected))
+    made = HyperKvasir(
+        config_name="labeled", expected=str(tmp_path / "expected.json"), cache_dir=str(tmp_path / "cache")
+    )
+    with pytest.raises(SourceError, match="not the official 5_fold_split.csv: sha256"):
         made.download_and_prepare()
+
+
+def test_a_page_in_place_of_an_archive_is_not_taken_nor_kept(web, source, monkeypatch, tmp_path):
+    address, folder, _ = web
+    file = SOURCES["unlabeled"].file
+    shutil.copy(source / file, folder / "good.zip")
+    (folder / "page.zip").write_text("<html>log in</html>")
+    sources = {name: Source(file, (address + "page.zip", address + name)) for name in ("good.zip", "page.zip")}
+    settings = {"expected": str(source / "expected.json"), "cache_dir": str(tmp_path / "cache")}
+
+    def prepare(name):
+        monkeypatch.setitem(hyper_kvasir.SOURCES, "unlabeled", sources[name])
+        made = HyperKvasir(config_name="unlabeled", **settings)
+        made.download_and_prepare()
+        return made
+
+    with pytest.raises(SourceError, match="what came is an HTML page in place of a zip file"):
+        prepare("page.zip")
+    assert len(prepare("good.zip").as_dataset(split="train")) == 12  # from the second address
+    shutil.copy(source / file, folder / "page.zip")
+    settings["cache_dir"] = str(tmp_path / "other")
+    assert len(prepare("page.zip").as_dataset(split="train")) == 12  # the page was not kept
 
 
 def test_no_address_answers(web, monkeypatch, tmp_path):
@@ -188,20 +213,55 @@ def test_a_module_named_by_its_path_is_all_that_is_needed(source, tmp_path):
     assert "lower_gi_tract" in done.stdout, done.stderr
 
 
-def test_a_partial_build_in_the_cache_is_not_taken_for_a_whole_one(tmp_path):
-    write_source(tmp_path / "source", images="tiny", form="folder", parts=("unlabeled",))
-    images = sorted((tmp_path / "source/unlabeled-images/images").glob("*.jpg"))
-    (tmp_path / "away").mkdir()
-    for image in images[1:]:
-        image.rename(tmp_path / "away" / image.name)
+def test_a_build_without_checks_in_the_cache_is_not_taken_for_a_checked_one(source, tmp_path, monkeypatch):
+    """Also where the numbers are right: here all folds are unknown."""
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    shutil.copytree(source, tmp_path / "source")
+    for k in (2, 5):
+        (tmp_path / f"source/{k}_fold_split.csv").unlink()
     settings = {"cache_dir": str(tmp_path / "cache")}
-    made = builder("unlabeled", tmp_path / "source", **settings)
+    made = builder("labeled", tmp_path / "source", **settings)
     made.download_and_prepare(verification_mode="no_checks")
-    assert len(made.as_dataset(split="train")) == 1
-    with pytest.raises(SourceError, match="an incomplete earlier build"):
-        builder("unlabeled", tmp_path / "source", **settings).download_and_prepare()
-    for image in images[1:]:
-        (tmp_path / "away" / image.name).rename(image)
-    made = builder("unlabeled", tmp_path / "source", **settings)
-    made.download_and_prepare()
-    assert len(made.as_dataset(split="train")) == len(images)
+    assert set(made.as_dataset(split="train")["fold_2"]) == {None}
+    builder("labeled", tmp_path / "source", **settings).download_and_prepare(verification_mode="no_checks")
+    with pytest.raises(SourceError, match="an earlier build without checks; build again with download_mode"):
+        builder("labeled", tmp_path / "source", **settings).download_and_prepare()
+    for k in (2, 5):
+        shutil.copy(source / f"{k}_fold_split.csv", tmp_path / "source")
+    made = builder("labeled", tmp_path / "source", **settings)
+    made.download_and_prepare(None, None, "reuse_cache_if_exists", "all_checks")
+    assert None not in made.as_dataset(split="train")["fold_2"]
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_the_cache_follows_what_lies_in_the_source(form, tmp_path):
+    write_source(tmp_path / "source", images="tiny", form=form, parts=("unlabeled",), seed=1)
+    write_source(tmp_path / "other", images="tiny", form=form, parts=("unlabeled",), seed=2)
+    name = "unlabeled-images" if form == "folder" else SOURCES["unlabeled"].file
+    data_dir = tmp_path / "source" / ("" if form == "folder" else name)
+
+    def ids():
+        settings = {"expected": str(tmp_path / "source/expected.json"), "cache_dir": str(tmp_path / "cache")}
+        made = HyperKvasir(config_name="unlabeled", data_dir=str(data_dir), **settings)
+        made.download_and_prepare()
+        return set(made.as_dataset(split="train")["image_id"])
+
+    first = ids()
+    assert ids() == first
+    for path in (name, "expected.json"):
+        (tmp_path / "source" / path).rename(tmp_path / f"old-{path}")
+        (tmp_path / "other" / path).rename(tmp_path / "source" / path)
+    assert len(ids()) == 12 and not ids() & first
+
+
+def test_a_better_zip_in_the_place_of_a_bad_one_is_read(tmp_path):
+    """In one process, as in a notebook whose user downloads again."""
+    write_source(tmp_path / "bad", images="tiny", parts=("unlabeled",), seed=1)
+    write_source(tmp_path / "source", images="tiny", parts=("unlabeled",), seed=2)
+    place = tmp_path / "source" / SOURCES["unlabeled"].file
+    place.rename(tmp_path / "good.zip")
+    shutil.move(tmp_path / "bad" / place.name, place)
+    with pytest.raises(SourceError):
+        builder("unlabeled", tmp_path / "source", cache_dir=str(tmp_path / "cache")).download_and_prepare()
+    (tmp_path / "good.zip").rename(place)
+    builder("unlabeled", tmp_path / "source", cache_dir=str(tmp_path / "cache")).download_and_prepare()

@@ -281,6 +281,7 @@ def test_key_depends_on_data_texts_and_code(carded, tmp_path, monkeypatch):
     key = card_key(manifest)
     texts = shutil.copytree(TEXTS, tmp_path / "texts")
     monkeypatch.setattr("scripts.pipeline.card.TEXTS", texts)
+    (texts / "CHANGELOG.md").write_text("# Changelog\n\n## 9.9.9\n")  # every version adds to it
     assert card_key(manifest) == key
     (texts / "rai.yaml").write_text("rai: {}")
     code = tmp_path / "figures.py"

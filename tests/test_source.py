@@ -7,11 +7,12 @@ import resource
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from hyper_kvasir import CONFIGS, part_of
+from hyper_kvasir import CONFIGS, file_sha256, part_of
 from scripts.build import main
 from tests.conftest import ROOT, build, tree
 from tests.fake_source import DEFECTS, ZIP_ONLY_DEFECTS, write_source
@@ -124,7 +125,7 @@ def test_no_verify_builds_and_says_what_is_missing(defect, tmp_path, capsys):
     part, _ = REFUSED[defect]
     write_source(tmp_path / "source", images="tiny", parts=parts_with(part), defects=[defect])
     assert main([*arguments_for(tmp_path, part), "--no-verify"]) == 0
-    assert "missing: " in capsys.readouterr().err
+    assert "waived: " in capsys.readouterr().err
     assert json.loads((tmp_path / "out/manifest.json").read_text())["complete"] is False
 
 
@@ -164,9 +165,10 @@ def test_every_form_and_spelling_gives_the_same_files(form, spelling, tmp_path, 
     assert tree(tmp_path / "out/data") == tree(built / "data")
 
 
-def test_clutter_is_passed_over(tmp_path, built):
-    write_source(tmp_path / "source", images="tiny", form="folder", defects=["system_clutter"])
-    build(tmp_path / "source", tmp_path / "out")
+@pytest.mark.parametrize("form", ["zip", "folder"])
+def test_clutter_is_passed_over(form, tmp_path, built):
+    write_source(tmp_path / "source", images="tiny", form=form, defects=["system_clutter"])
+    build(tmp_path / "source", tmp_path / "out", *(["--no-verify"] if form == "zip" else []))  # of another sha256 then
     assert tree(tmp_path / "out/data") == tree(built / "data")
 
 
@@ -207,7 +209,7 @@ def test_too_small_a_disk_is_refused_before_any_work(tmp_path, source, capsys, m
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
     flags = ["--source", str(source), "--out", str(tmp_path / "out"), "--expect", f"{source}/expected.json"]
     assert main(flags) == 1
-    assert "GB needed, 0.0 GB free on its disk; free some space" in capsys.readouterr().err
+    assert "MB needed, 0.0 MB free on its disk; free some space" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -239,3 +241,142 @@ def test_a_missing_source_folder_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--source", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
     assert "nowhere: no such folder" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------- what people's folders look like
+
+
+def refused(arguments, capsys):
+    """What a build says that is refused without a traceback, and without output that looks finished."""
+    assert main([str(argument) for argument in arguments]) == 1
+    nothing_finished(Path(arguments[arguments.index("--out") + 1]))
+    return capsys.readouterr().err
+
+
+def a_source(tmp_path, *parts, **settings):
+    write_source(tmp_path / "source", images="tiny", parts=parts, **settings)
+    configs = [flag for part in parts for flag in ("--config", part)]
+    flags = ["--out", tmp_path / "out", "--expect", tmp_path / "source/expected.json", *configs]
+    return tmp_path / "source", ["--source", tmp_path / "source", *flags]
+
+
+def test_a_local_fold_csv_that_is_not_the_official_one(tmp_path, capsys):
+    source, arguments = a_source(tmp_path, "labeled")
+    csv = source / "2_fold_split.csv"
+    expected = json.loads((source / "expected.json").read_text())
+    expected["sources"]["2_fold_split.csv"] = {"bytes": 0, "sha256": file_sha256(str(csv))}
+    (source / "expected.json").write_text(json.dumps(expected))
+    good = csv.read_bytes()
+    lines = good.decode().splitlines()
+    ends = [i for i, line in enumerate(lines) if ";polyp;" in line][:: len([1 for x in lines if ";polyp;" in x]) - 1]
+    for i in ends:  # counts and ids stay as they are
+        lines[i] = lines[i][:-1] + str(1 - int(lines[i][-1]))
+    csv.write_text("\n".join(lines) + "\n")
+    assert "2_fold_split.csv: not the official 2_fold_split.csv: sha256" in refused(arguments, capsys)
+    csv.write_bytes(good.replace(b"\n", b"\r\n"))
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def test_empty_lines_of_a_csv_are_passed_over(tmp_path):
+    source, arguments = a_source(tmp_path, "labeled", form="folder")
+    for csv in (source / "2_fold_split.csv", source / "labeled-images/image-labels.csv"):
+        csv.write_bytes(csv.read_bytes().rstrip() + b"\n\n\n")
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+@pytest.mark.parametrize("place", ["labeled-images", "unlabeled-images", "segmented-images/extra"])
+def test_an_image_outside_of_its_folders_is_not_passed_over(place, tmp_path, capsys):
+    source, arguments = a_source(tmp_path, "labeled", "segmented", "unlabeled", form="folder")
+    (source / place).mkdir(exist_ok=True)
+    image = next((source / "unlabeled-images/images").glob("*.jpg"))
+    shutil.copy(image, source / place / "11111111-2222-4333-8444-555555555555.jpg")
+    said = refused(arguments, capsys)
+    assert "11111111-2222-4333-8444-555555555555.jpg: an image outside of the folders of this part; move or" in said
+
+
+def test_a_part_that_lies_twice_in_a_zip(tmp_path, capsys):
+    source, arguments = a_source(tmp_path, "unlabeled")
+    with zipfile.ZipFile(source / "hyper-kvasir-unlabeled-images.zip", "a") as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".jpg"))
+        archive.writestr(f"copy/{name}", archive.read(name))
+    assert f"member 'copy/{name}' is the same file as '{name}'; the archive is refused" in refused(arguments, capsys)
+
+
+def test_files_of_a_folder_that_are_not_regular(tmp_path, capsys):
+    source, arguments = a_source(tmp_path, "unlabeled", form="folder")
+    images = source / "unlabeled-images/images"
+    names = [f"{i}1111111-2222-4333-8444-555555555555.jpg" for i in range(4)]
+    os.mkfifo(images / names[0])
+    (images / names[1]).symlink_to(tmp_path / "nowhere.jpg")
+    with open(images / names[2], "wb") as file:
+        file.truncate(70 << 20)
+    (tmp_path / "elsewhere").mkdir()
+    (images / "linked").symlink_to(tmp_path / "elsewhere")
+    said = refused(arguments, capsys)
+    for text in (
+        f"{names[0]} is not a regular file; remove it",
+        f"{names[1]} is a link to nothing",
+        f"{names[2]} has 73,400,320 bytes, more than any file of this dataset",
+        "linked is a link to a folder",
+    ):
+        assert text in said
+
+
+def test_a_folder_of_links_to_files_as_caches_keep_them(tmp_path):
+    source, arguments = a_source(tmp_path, "unlabeled", form="folder")
+    for image in (source / "unlabeled-images/images").glob("*.jpg"):
+        image.rename(tmp_path / image.name)
+        image.symlink_to(tmp_path / image.name)
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def test_a_zip_whose_outer_folder_is_not_named_in_utf8(tmp_path, monkeypatch):
+    source, arguments = a_source(tmp_path, "unlabeled")
+    path = source / "hyper-kvasir-unlabeled-images.zip"
+    with zipfile.ZipFile(path) as archive:
+        members = {f"Übung/{name}": archive.read(name) for name in archive.namelist()}
+    monkeypatch.setattr(
+        zipfile.ZipInfo, "_encodeFilenameFlags", lambda info: (info.filename.encode("cp437"), info.flag_bits & ~0x800)
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    assert main([*map(str, arguments), "--no-verify"]) == 0  # zipped anew, so of another sha256
+
+
+def test_parts_whose_archive_is_not_there(tmp_path, capsys):
+    source, arguments = a_source(tmp_path, "segmented")
+    everything = arguments[: arguments.index("--config")]
+    said = refused(everything, capsys)
+    assert "the labeled part is missing" in said and "the unlabeled part is missing" in said
+    assert "to build what is there: --config segmented" in said
+    assert main([*map(str, everything), "--no-verify"]) == 0
+    assert "left out: the unlabeled part is missing" in capsys.readouterr().err
+    assert list(json.loads((tmp_path / "out/manifest.json").read_text())["configs"]) == ["segmented"]
+
+
+def test_the_zip_itself_as_the_source(tmp_path, capsys):
+    source, arguments = a_source(tmp_path, "labeled")
+    arguments[1] = source / "hyper-kvasir-labeled-images.zip"
+    assert "Download" in refused([*arguments[:-2], "--config", "unlabeled"], capsys)
+    assert main([str(argument) for argument in arguments]) == 0  # with the fold csvs that lie beside it
+
+
+def test_a_config_of_which_nothing_is_there(tmp_path, capsys):
+    source, arguments = a_source(tmp_path, "labeled")
+    for k in (2, 5):
+        (source / f"{k}_fold_split.csv").unlink()
+    said = refused([*arguments[:-1], "fold_2", "--no-verify"], capsys)
+    assert "no image for any split of fold_2; give the missing files, or build other configs (--config)" in said
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a::b"])
+def test_an_output_that_datasets_would_not_find(name, tmp_path, source, capsys):
+    arguments = ["--source", source, "--out", tmp_path / name, "--expect", source / "expected.json"]
+    assert "for a pattern; choose another name" in refused(arguments, capsys)
+
+
+def test_an_output_that_cannot_be_written(tmp_path, source, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may run as root, who may write anywhere
+    arguments = ["--source", source, "--out", tmp_path / "out", "--expect", source / "expected.json"]
+    assert "out: cannot be written to; choose another output folder" in refused(arguments, capsys)

@@ -97,7 +97,7 @@ def test_a_card_with_other_configs(folder, verify):
     text = (folder / "README.md").read_text()
     (folder / "README.md").write_text(text.replace("fold2-0_*", "fold2-1_*"))
     code, said = verify(folder)
-    assert code == 1 and "README.md: its configs are not those of manifest.json" in said.out
+    assert code == 1 and "README.md: changed since it was made" in said.out
 
 
 def change(column, value):
@@ -120,6 +120,10 @@ def an_image_path(rows):
     rows[0]["image"]["path"] = "/home/me/image.jpg"
 
 
+def another_id(rows):
+    rows[0]["image_id"], rows[0]["image"]["path"] = "!x", "!x.jpg"
+
+
 WRONG_LABELED = {
     "label of another category": (change("label", 0), "cecum in pathological-findings, lower-gi-tract; expected"),
     "label of another finding": (change("label", 3), "finding hemorrhoids: 4, expected 3"),
@@ -130,6 +134,10 @@ WRONG_LABELED = {
     "row lost": (lambda rows: rows[1:], "labeled / train: 136, expected 137"),
     "truncated image": (a_truncated_image, "image file is truncated"),
     "image path": (an_image_path, "image path '/home/me/image.jpg'"),
+    "id that is no uuid": (another_id, "!x: no uuid"),
+    "no id": (change("image_id", None), "empty values in column image_id"),
+    "no label": (change("label", None), "empty values in column label"),
+    "no fold": (change("fold_5", None), "fold_5 has ['0', 'None'], expected 0 to 4"),
 }
 
 
@@ -173,7 +181,22 @@ def another_image(rows):
     rows[0]["width"], rows[0]["height"] = rows[1]["width"], rows[1]["height"]
 
 
+def a_mask_path(rows):
+    rows[0]["mask"]["path"] = "/home/me/mask.png"
+
+
+def change_objects(name, value):
+    def changed(rows):
+        row = next(row for row in rows if len(row["objects"]["id"]) > 1)
+        row["objects"][name][1] = value
+
+    return changed
+
+
 WRONG_SEGMENTED = {
+    "mask path": (a_mask_path, "mask path '/home/me/mask.png', expected"),
+    "object id twice": (change_objects("id", 0), "objects with ids [0, 0"),
+    "fold that there is not": (change("fold_5", 9), "expected 0 to 4"),
     "mask of another size": (a_small_mask, "mask of mode L"),
     "mask neither black nor white": (a_grey_mask, "mask is empty or has values other than 0 and 255"),
     "instances that are not the components": (one_instance_of_all, "instances are not the components of the mask"),
@@ -197,3 +220,38 @@ def test_other_features(folder, verify):
     pq.write_table(table.drop_columns(["fold_2"]), folder / SEGMENTED)
     code, said = verify(folder)
     assert code == 1 and "columns [" in said.out
+
+
+@pytest.mark.parametrize("change", ["a file that is no data", "an entry without a digest", "a config that is not ours"])
+def test_a_manifest_of_another_form(change, folder, verify):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if change == "a file that is no data":
+        manifest["files"]["README.md"] = manifest["files"][SEGMENTED]
+    elif change == "an entry without a digest":
+        del manifest["files"][SEGMENTED]["sha256"]
+    else:
+        manifest["configs"]["videos"] = {}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    code, said = verify(folder)
+    assert code == 1 and "not a manifest of this builder" in said.err
+
+
+@pytest.mark.parametrize("path", ["README.md", "croissant.json", "assets/sizes.png"])
+def test_a_file_of_the_card_that_is_not_the_one_written(path, folder, verify):
+    data = (folder / path).read_bytes()
+    (folder / path).write_bytes(data[:-5] + b"12345")
+    code, said = verify(folder)
+    assert code == 1 and f"{path}: changed since it was made" in said.out
+
+
+def test_a_card_whose_numbers_are_not_those_of_the_files(folder, verify):
+    """The manifest vouches for the card, so only its numbers tell."""
+    text = (folder / "README.md").read_text()
+    wrong = text.replace("num_examples: 137", "num_examples: 999", 1)
+    assert wrong != text
+    (folder / "README.md").write_text(wrong)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["card"]["files"]["README.md"]["sha256"] = file_sha256(str(folder / "README.md"))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    code, said = verify(folder)
+    assert code == 1 and "999" in said.out

@@ -1,30 +1,40 @@
 """A plan made into a folder that is a Hub dataset repository, part by part, in parallel.
 
 Parts are written to a hidden folder inside the output and moved to their places only when all are there and good, the
-manifest last. So a kill leaves nothing that looks finished, and the next run finds what is done by the keys in the
-files' footers.
+manifest last. So a kill leaves nothing that looks finished, and the next run finds what is done by the journal there.
 """
 
 import contextlib
 import glob
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 
-import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from hyper_kvasir import Expected, Part, Problem, check_fingerprint, fingerprint, part_of, settle
+from hyper_kvasir import (
+    Expected,
+    Part,
+    Problem,
+    SourceError,
+    check_fingerprint,
+    file_sha256,
+    fingerprint,
+    part_of,
+    settle,
+)
 from scripts.pipeline.console import Progress, say
-from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, read_manifest
-from scripts.pipeline.parquet import image_crcs, read_entry, read_key, write_part
+from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, read_manifest, views_of
+from scripts.pipeline.parquet import write_part
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedPart, make_plan
 from scripts.pipeline.pool import worker_pool
 
 STAGING = ".building"
+JOURNAL = "journal"  # in STAGING: a line of JSON for each part that was built there, [path, manifest entry]
 
 
 class BuildError(RuntimeError):
@@ -39,19 +49,19 @@ def build(folders: list[str], out: str, configs: list[str], workers: int, checks
     """
     try:
         with _only_builder_of(out):
-            plan = make_plan(folders, configs, expected)
+            plan = make_plan(folders, configs, expected, checks)
             _build(plan, out, workers, checks, expected)
     except OSError as error:
         what = error.strerror or str(error)
-        advice = "what is built so far is kept: put that right and run again"
-        raise BuildError(f"{error.filename or out}: {what}; {advice}") from error
+        kept = "what is built so far is kept: " if os.path.isdir(os.path.join(out, STAGING)) else ""
+        raise BuildError(f"{error.filename or out}: {what}; {kept}put that right and run again") from error
 
 
 @contextlib.contextmanager
 def _only_builder_of(out):
     """Refuses a folder of something else, and a second build into the same one."""
-    if glob.has_magic(out):
-        raise BuildError(f"{out}: datasets takes []*? in a path for a pattern; choose another name for the folder")
+    if glob.has_magic(out) or "::" in out:
+        raise BuildError(f"{out}: datasets takes []*? and :: in a path for a pattern; choose another name")
     if os.path.exists(out) and not os.path.isdir(out):
         raise BuildError(f"{out}: is a file; give a folder for the output")
     try:
@@ -84,25 +94,37 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected)
     sources, made, problems = build_parts(plan, todo, os.path.join(out, STAGING), old["sources"], workers)
     problems += source_problems(plan, sources, expected)
     waived = settle(list(dict.fromkeys([*plan.problems, *problems])), checks)
+    sources = {part: {**source, "complete": not waived} for part, source in sources.items()}
     files = kept | staged | made
+    there = _with_rows(plan.configs, files, waived)
     built = {part_of(config) for config in plan.configs}
-    others = [config for config in old["configs"] if part_of(config) not in built]
     files |= {path: entry for path, entry in old["files"].items() if path.split("/")[1] not in built}
-    complete = not waived and (old["complete"] or not others)
-    same_files = [config for config in old["configs"] if part_of(config) in built]
-    configs = list(dict.fromkeys([*plan.configs, *same_files, *others]))
-    manifest = make_manifest(configs, {**old["sources"], **sources}, files, complete, SCHEMA)
-    _put_in_place(out, files, old["files"])
+    configs = [*there, *(config for config in old["configs"] if config not in plan.configs)]
+    manifest = make_manifest(configs, {**old["sources"], **sources}, files, SCHEMA)
+    if "versions" in old and not made and not staged:
+        manifest["versions"] = old["versions"]  # that made the files
+    _put_in_place(out, [*staged, *made], set(old["files"]) - set(files))
     _report(files, len(made), waived)
     _finish(out, {**manifest, **({"card": old["card"]} if "card" in old else {})})
 
 
+def _with_rows(configs, files, waived):
+    """The configs that have rows. Without checks, a source may be so partial that nothing is left of one."""
+    empty = [config for config in configs if not views_of(config, files)]
+    text = f"no image for any split of {', '.join(empty)}"
+    if empty == configs:
+        raise SourceError([*waived, f"{text}; give the missing files, or build other configs (--config)"])
+    if empty:
+        say(f"left out: {text}")
+    return [config for config in configs if config not in empty]
+
+
 def _report(files, made, waived):
     for text in waived:
-        say(f"missing: {text}")
+        say(f"waived: {text}")
     rows, size = (sum(entry[what] for entry in files.values()) for what in ("rows", "bytes"))
-    kept = len(files) - made
-    say(f"Parquet files: {len(files):,} ({made:,} built, {kept:,} already there); rows: {rows:,}; {size / 1e6:,.1f} MB")
+    kept = f"{len(files) - made:,} already there"
+    say(f"Parquet files: {len(files):,} ({made:,} built, {kept}); rows: {rows:,}; {size / 1e6:,.1f} MB")
 
 
 def source_problems(plan: Plan, sources: dict, expected: Expected) -> list[Problem]:
@@ -117,29 +139,38 @@ def source_bytes(part: Part) -> int:
 
 def _sort_out(plan, out, old_files):
     """Parts as (entries in place, entries staged by a run that was cut off, planned parts to build)."""
-    kept, staged, todo = {}, {}, {}
+    kept, todo = {}, {}
     for path, planned in plan.parts.items():
-        place, beside = os.path.join(out, path), os.path.join(out, STAGING, path)
-        entry = old_files.get(path, {})
+        place, entry = os.path.join(out, path), old_files.get(path, {})
         if entry.get("key") == planned.key and os.path.isfile(place) and os.path.getsize(place) == entry["bytes"]:
             kept[path] = entry
-        elif is_built(place, planned):  # moved, but cut off before the manifest was written
-            kept[path] = read_entry(place)
-        elif is_built(beside, planned):
-            staged[path] = read_entry(beside)
         else:
             todo[path] = planned
-    return kept, staged, todo
+    staging = os.path.join(out, STAGING)
+    kept |= built_parts(staging, out, todo)  # moved, but cut off before the manifest was written
+    staged = built_parts(staging, staging, {path: p for path, p in todo.items() if path not in kept})
+    return kept, staged, {path: p for path, p in todo.items() if path not in kept and path not in staged}
 
 
-def is_built(path: str, planned: PlannedPart) -> bool:
-    """Whether a file that no manifest vouches for is this part: by its key, and the CRC of each image in it."""
-    if read_key(path) != planned.key:
-        return False
+def built_parts(staging: str, folder: str, todo: dict[str, PlannedPart]) -> dict[str, dict]:
+    """{path: manifest entry} of the parts `todo` that lie whole in `folder`, by the journal of an earlier run."""
+    journal = {}
     try:
-        return image_crcs(path) == [row.image.crc for row in planned.part.rows]
-    except (OSError, pa.ArrowException):
-        return False
+        with open(os.path.join(staging, JOURNAL), encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return {}
+    for line in lines:
+        with contextlib.suppress(ValueError):  # the last line of a run that was killed
+            path, entry = json.loads(line)
+            journal[path] = entry
+
+    def is_whole(path):
+        file = os.path.join(folder, path)
+        return os.path.isfile(file) and file_sha256(file) == journal[path]["sha256"]
+
+    mine = [path for path, planned in todo.items() if journal.get(path, {}).get("key") == planned.key]
+    return {path: journal[path] for path in mine if is_whole(path)}
 
 
 def _check_disk(out, needed):
@@ -150,7 +181,7 @@ def _check_disk(out, needed):
     if needed and not os.access(above, os.W_OK):
         raise BuildError(f"{out}: cannot be written to; choose another output folder")
     if needed * 1.02 > free:
-        sizes = f"{needed / 1e9:,.1f} GB needed, {free / 1e9:,.1f} GB free on its disk"
+        sizes = f"{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free on its disk"
         raise BuildError(f"{out}: {sizes}; free some space or choose another folder")
 
 
@@ -164,13 +195,14 @@ def build_parts(
     sources, made, problems = {}, {}, []
     unknown = []
     for source in plan.sources:
-        if old_sources.get(source.part, {}).get("directory") == source.directory:
+        if _same_source(old_sources.get(source.part, {}), source):
             sources[source.part] = old_sources[source.part]
         else:
             unknown.append(source)
     if not unknown and not todo:
         return sources, made, problems
     total = sum(source_bytes(planned.part) for planned in todo.values())
+    os.makedirs(into, exist_ok=True)
     with worker_pool(workers) as pool, Progress(total, "building") as bar:
         jobs = {pool.submit(fingerprint, s.archive, s.part, s.members): s for s in unknown}
         for path, planned in sorted(todo.items(), key=lambda item: -source_bytes(item[1].part)):  # large ones first
@@ -178,13 +210,26 @@ def build_parts(
         try:
             for job in as_completed(jobs):
                 _collect(jobs[job], job.result(), sources, made, problems)
-                if jobs[job] in todo:
+                if jobs[job] in made:
+                    _note(into, jobs[job], made[jobs[job]])
                     bar.update(source_bytes(todo[jobs[job]].part))
         except BrokenProcessPool as error:
             raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     return sources, made, problems
+
+
+def _same_source(old, source):
+    """Whether an earlier run took the fingerprint of this source: a zip of the same size and members, or a folder."""
+    size = os.path.getsize(source.archive.path) if source.archive.zipped else None
+    same = {"file": source.archive.file, "directory": source.directory, **({"bytes": size} if size is not None else {})}
+    return same.items() <= old.items()
+
+
+def _note(staging, path, entry):
+    with open(os.path.join(staging, JOURNAL), "a", encoding="utf-8") as file:
+        file.write(json.dumps([path, entry]) + "\n")
 
 
 def _collect(job, result, sources, made, problems):
@@ -196,10 +241,8 @@ def _collect(job, result, sources, made, problems):
         made[job] = result
 
 
-def _put_in_place(out, files, old_files):
+def _put_in_place(out, staged, stale):
     """Moves staged files to their places and removes stale ones. From here on, until all is done, no manifest."""
-    stale = sorted(set(old_files) - set(files))
-    staged = [path for path in files if os.path.isfile(os.path.join(out, STAGING, path))]
     if not stale and not staged:
         return
     os.makedirs(os.path.join(out, STAGING), exist_ok=True)  # marks the folder as ours while the manifest is away

@@ -57,7 +57,10 @@ OTHER = "other than the official archive"
 
 
 def card_key(manifest: dict, repo_id: str = PLACEHOLDER) -> str:
-    """sha256 of all that the card is made from: the files' digests, the texts, and the code that makes it."""
+    """sha256 of all that the card is made from: the files' digests, the texts, and the code that makes it.
+
+    Without the changelog: every version adds to it, and publication brings its own.
+    """
     inputs = {name: manifest[name] for name in ("complete", "configs", "sources", "versions")}
     inputs["files"] = {path: entry["sha256"] for path, entry in manifest["files"].items()}
     inputs["dataset"] = [repo_id, str(VERSION), TAXONOMY, CITATION, HOMEPAGE, CONFIG_DESCRIPTIONS]
@@ -65,7 +68,7 @@ def card_key(manifest: dict, repo_id: str = PLACEHOLDER) -> str:
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
     for module in (__file__, stats.__file__, figures.__file__, croissant.__file__):
         digest.update(Path(module).read_bytes())
-    for path in sorted(TEXTS.iterdir()):
+    for path in sorted(set(TEXTS.iterdir()) - {TEXTS / "CHANGELOG.md"}):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

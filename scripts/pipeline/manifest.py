@@ -2,30 +2,33 @@
 
 {"builder": "hyper-kvasir", "schema": 1, "complete": true,
  "configs": {config: {split: {"files": glob, "rows": n}}},
- "sources": {part: {"file", "bytes", "sha256", "content", "directory"}},
+ "sources": {part: {"file", "bytes", "sha256", "content", "directory", "complete"}},
  "versions": {package: version},
  "files": {path: {"rows", "bytes", "data_bytes", "sha256", "key", "content"}}}
 
-`key` is of all that the bytes of a file depend on, `content` of its rows alone.
+`key` is of all that the bytes of a file depend on, `content` of its rows alone. `complete`: built with all checks.
 """
 
 import fnmatch
 import json
 import os
+import re
 from importlib.metadata import version
 
 from hyper_kvasir import CONFIGS, VIEWS
 
 FILE = "manifest.json"
 BUILDER = "hyper-kvasir"
+ENTRY = {"rows", "bytes", "data_bytes", "sha256", "key", "content"}
+DATA_FILE = re.compile(r"data/(labeled|segmented|unlabeled)/.*\.parquet")
 
 
-def make_manifest(configs: list[str], sources: dict, files: dict, complete: bool, schema: int) -> dict:
+def make_manifest(configs: list[str], sources: dict, files: dict, schema: int) -> dict:
     """The manifest of a folder of `files` that serves `configs`. Nothing in it depends on time, machine or workers."""
     return {
         "builder": BUILDER,
         "schema": schema,
-        "complete": complete,
+        "complete": all(source["complete"] for source in sources.values()),
         "configs": {config: views_of(config, files) for config in CONFIGS if config in configs},
         "sources": dict(sorted(sources.items())),
         "versions": {package: version(package) for package in ("datasets", "numpy", "pillow", "pyarrow")},
@@ -63,6 +66,8 @@ def parse_manifest(text: str, where: str) -> dict:
     try:
         manifest = json.loads(text)
         good = manifest["builder"] == BUILDER and {"complete", "configs", "sources", "files"} <= manifest.keys()
+        good = good and set(manifest["configs"]) <= set(VIEWS)
+        good = good and all(DATA_FILE.fullmatch(path) and e.keys() >= ENTRY for path, e in manifest["files"].items())
         paths = [*manifest["files"], *manifest.get("card", {}).get("files", {})]
     except (ValueError, KeyError, TypeError, AttributeError):
         good, paths = False, []

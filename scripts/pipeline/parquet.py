@@ -4,12 +4,11 @@ import hashlib
 import io
 import json
 import os
-import zlib
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hyper_kvasir import Part, Problem, features_of, file_sha256, read_examples
+from hyper_kvasir import Part, Problem, features_of, read_examples
 
 KEY = b"hyper_kvasir.key"
 ROWS = b"hyper_kvasir.rows"  # a digest of each row's inputs, by which two versions of a file are compared
@@ -106,26 +105,3 @@ class _HashedFile(io.FileIO):
         self.sha256.update(view)
         while view:  # a raw write may take less than all
             view = view[super().write(view) :]
-
-
-def read_key(path: str) -> str | None:
-    """The input key in a file's footer; None if the file is not there or not whole."""
-    try:
-        return pq.read_metadata(path).metadata[KEY].decode()
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError):
-        return None
-
-
-def image_crcs(path: str) -> list[int]:
-    """CRC-32 of the bytes of each image of a file, in order. Raises OSError where it cannot be read."""
-    with pq.ParquetFile(path) as file:
-        return [zlib.crc32(b) for batch in file.iter_batches(16, columns=["image.bytes"]) for b in _image_bytes(batch)]
-
-
-def _image_bytes(batch):
-    return batch.column(0).field("bytes").to_pylist()
-
-
-def read_entry(path: str) -> dict:
-    """The manifest entry of a file that was written earlier."""
-    return _entry(path, file_sha256(path))

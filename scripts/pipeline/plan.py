@@ -26,6 +26,7 @@ from hyper_kvasir import (
     read_rows,
     zlib,
 )
+from scripts.pipeline.console import say
 from scripts.pipeline.parquet import features_metadata, writer_options
 
 SCHEMA = 1  # of the stored files; counted up when the same inputs are to give other files
@@ -57,26 +58,31 @@ class Plan:
     problems: list[Problem]
 
 
-def make_plan(folders: list[str], configs: list[str], expected: Expected) -> Plan:
+def make_plan(folders: list[str], configs: list[str], expected: Expected, checks: bool = True) -> Plan:
     """What to build from the archives in `folders` for `configs`. Reads directories and small files, no image of a zip.
 
-    Raises SourceError where a part has no readable archive.
+    Raises SourceError where a part has no archive. With `checks` off its configs are left out, if any others are there.
     """
     wanted = list(dict.fromkeys(part_of(config) for config in configs))
     archives = {part: find_archive(part, folders) for part in wanted}
     absent = [missing_archive(part, folders) for part, archive in archives.items() if archive is None]
-    if absent:
-        raise SourceError(absent)
+    there = [config for config in configs if archives[part_of(config)]]
+    if absent and (checks or not there):
+        hint = [f"to build what is there: {' '.join(f'--config {config}' for config in there)}"] if there else []
+        raise SourceError([*absent, *hint])
+    for text in absent:
+        say(f"left out: {text}")
+    configs, archives = there, {part: archive for part, archive in archives.items() if archive}
     problems: list[Problem] = []
     folds = {}
-    if wanted != ["unlabeled"]:
-        folds = read_folds(fold_texts(datasets.DownloadManager(), folders, problems), expected, problems)
+    if list(archives) != ["unlabeled"]:
+        folds = read_folds(fold_texts(datasets.DownloadManager(), folders, expected, problems), expected, problems)
     sources, parts = [], {}
     for part, archive in archives.items():
         try:
             members = list_members(archive, part, problems)
             if not archive.zipped:
-                members = _with_crcs(archive, members)
+                members = _with_crcs(archive, members, problems)
             rows = read_rows(part, archive, members, folds, expected, problems)
         except SourceError as error:  # the archive itself: go on, to say what is wrong with the others too
             problems += [Problem(text) for text in error.problems]
@@ -86,15 +92,19 @@ def make_plan(folders: list[str], configs: list[str], expected: Expected) -> Pla
     return Plan(configs, sources, parts, list(dict.fromkeys(problems)))
 
 
-def _with_crcs(archive, members):
-    """A folder has no directory of CRCs, so its files are read once for it."""
+def _with_crcs(archive, members, problems):
+    """A folder has no directory of CRCs, so its files are read once for it; what cannot be read goes to `problems`."""
 
     def with_crc(item):
         path, member = item
-        return path, member._replace(crc=zlib.crc32(read_member(archive, member)))
+        try:
+            return path, member._replace(crc=zlib.crc32(read_member(archive, member)))
+        except (SourceError, OSError) as error:
+            problems.append(Problem(str(error)))
+            return path, None
 
     with ThreadPoolExecutor() as threads:
-        return dict(threads.map(with_crc, members.items()))
+        return {path: member for path, member in threads.map(with_crc, members.items()) if member}
 
 
 def _directory_digest(members):

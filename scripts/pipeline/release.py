@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 
 from hyper_kvasir import CATEGORIES, TAXONOMY, TRACTS, Expected, Part, part_of, read_examples, settle
 from scripts.pipeline import stats
-from scripts.pipeline.build import STAGING, build_parts, is_built, source_bytes, source_problems
+from scripts.pipeline.build import STAGING, build_parts, built_parts, source_bytes, source_problems
 from scripts.pipeline.card import check_card, find_row, folder_examples, lint_card, make_card, stale
 from scripts.pipeline.hub import (
     PublishError,
@@ -28,7 +28,6 @@ from scripts.pipeline.hub import (
     upload,
 )
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, read_manifest
-from scripts.pipeline.parquet import read_entry
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedPart, make_plan
 from scripts.pipeline.verify import FileContent, Verified, check_contents, read_contents, verify
 
@@ -99,16 +98,12 @@ def source_release(api: HfApi, edition: Edition, branch: str, remote: Remote, so
     summaries = _published_stats(api, repo_id, remote)
     staging, known, uploaded = os.path.join(sources.work, STAGING), dict(old["sources"]), {}
     for batch in batches({path: source_bytes(p.part) for path, p in todo.items()}) or [[]]:
-        made = {
-            path: read_entry(os.path.join(staging, path))
-            for path in batch
-            if is_built(os.path.join(staging, path), todo[path])
-        }
+        made = built_parts(staging, staging, {path: todo[path] for path in batch})
         missing = {path: todo[path] for path in batch if path not in made}
-        found, built, problems = build_parts(plan, missing, staging, known, sources.workers)
+        found, new, problems = build_parts(plan, missing, staging, known, sources.workers)
         settle([*problems, *source_problems(plan, found, sources.expected)], checks=True)
-        known |= found
-        made |= built
+        known |= {part: {**source, "complete": True} for part, source in found.items()}
+        made |= new
         contents |= read_contents(staging, sorted(made), sources.workers)
         summaries |= stats.collect(staging, {"files": made}, summaries)
         entries |= made
@@ -116,13 +111,12 @@ def source_release(api: HfApi, edition: Edition, branch: str, remote: Remote, so
             uploaded |= upload(api, repo_id, branch, sorted(made), staging)
             for path in made:
                 os.remove(os.path.join(staging, path))
-    built_parts = {part_of(config) for config in sources.configs}
-    others = {path: entry for path, entry in published.items() if path.split("/")[1] not in built_parts}
+    built = {part_of(config) for config in sources.configs}
+    others = {path: entry for path, entry in published.items() if path.split("/")[1] not in built}
     opened = opener(api, repo_id, remote)
     contents |= {path: _published_content(path, entry, opened) for path, entry in others.items()}
     entries |= others
-    complete = not others or remote.manifest["complete"]
-    manifest = make_manifest([*sources.configs, *old["configs"]], known, entries, complete, SCHEMA)
+    manifest = make_manifest([*sources.configs, *old["configs"]], known, entries, SCHEMA)
     result = Verified(configs=list(manifest["configs"]))
     check_contents(manifest, contents, sources.expected, result)
     _refuse("the verification is not green", result.listed())

@@ -13,12 +13,13 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from PIL import Image
 
 from hyper_kvasir import (
     CATEGORIES,
     FINDINGS,
+    FOLDS,
+    IMAGE_NAME,
     POLYPS,
     TAXONOMY,
     TRACTS,
@@ -90,6 +91,7 @@ def check_contents(manifest: dict, contents: dict[str, FileContent], expected: E
     for path, content in contents.items():
         _check_entry(path, manifest["files"][path], content, result)
     _check_ids(contents, result)
+    _check_folds(manifest, contents, result)
     _count(manifest, contents, expected, result)
     _check_views(manifest, contents, result)
 
@@ -137,6 +139,9 @@ def _read_table(data, sha256, path):
     if file.num_row_groups != 1:
         problems.append(f"{path}: {file.num_row_groups} row groups, expected 1 (streaming would hang at exit)")
     _check_schema(path, table.schema, config, problems)
+    scalars = [name for name in table.schema.names if not pa.types.is_nested(table.schema.field(name).type)]
+    empty = [name for name in scalars if table[name].null_count and not name.startswith("fold_")]
+    problems += [f"{path}: empty values in column {name}" for name in empty]
     if problems:
         return FileContent(sha256, {"image_id": []}, [], 0, 0, problems)
     crcs, instances, boxes = [], 0, 0
@@ -149,7 +154,6 @@ def _read_table(data, sha256, path):
                 boxes += _check_boxes(row)
         except (ValueError, OSError, TypeError, LookupError) as error:
             problems.append(f"{path}: {row['image_id']}: {error}")
-    scalars = [name for name in table.schema.names if not pa.types.is_nested(table.schema.field(name).type)]
     return FileContent(sha256, table.select(scalars).to_pydict(), crcs, instances, boxes, problems)
 
 
@@ -168,8 +172,11 @@ def _check_schema(path, schema, config, problems):
 
 
 def _check_row(row, config):
-    if row["image"]["path"] != f"{row['image_id']}.jpg":
-        raise ValueError(f"image path {row['image']['path']!r}")
+    if not IMAGE_NAME.fullmatch(f"{row['image_id']}.jpg"):
+        raise ValueError("no uuid")
+    for name, suffix in (("image", "jpg"), *((("mask", "png"), ("instances", "png")) if config == "segmented" else ())):
+        if row[name]["path"] != f"{row['image_id']}.{suffix}":
+            raise ValueError(f"{name} path {row[name]['path']!r}, expected {row['image_id']}.{suffix}")
     size = jpeg_size(row["image"]["bytes"])
     if size != (row["width"], row["height"]):
         raise ValueError(f"image of {size[0]} x {size[1]} pixels, columns say {row['width']} x {row['height']}")
@@ -202,6 +209,8 @@ def _check_boxes(row):
     objects = row["objects"]
     if not len(objects["id"]) == len(objects["bbox"]) == len(objects["area"]) == len(objects["category"]) > 0:
         raise ValueError("objects of differing lengths, or none")
+    if objects["id"] != list(range(len(objects["id"]))) or set(objects["category"]) != {0}:
+        raise ValueError(f"objects with ids {objects['id']} and categories {objects['category']}, expected 0... and 0")
     for (x, y, width, height), area in zip(objects["bbox"], objects["area"]):
         inside = x >= 0 and y >= 0 and x + width <= row["width"] and y + height <= row["height"]
         if not inside or min(width, height) <= 0 or width * height != area:
@@ -255,6 +264,15 @@ def _check_ids(contents, result):
             result.problems.append(f"{path}: {image_id} has other image bytes in {labeled_path}")
 
 
+def _check_folds(manifest, contents, result):
+    """Every labeled image is in a fold of each official split."""
+    for path, content in contents.items():
+        for k in FOLDS:
+            found = set(content.columns.get(f"fold_{k}", ()))
+            if not found <= set(range(k)):
+                result.problems.append(f"{path}: fold_{k} has {sorted(map(str, found))}, expected 0 to {k - 1}")
+
+
 def _count(manifest, contents, expected, result):
     """Every number of the dataset that the folder's configs tell."""
     checks = result.checks
@@ -306,18 +324,19 @@ def _check_views(manifest, contents, result):
 
 
 def _check_card(folder, manifest, result):
-    """README.md names the configs, splits and globs of the manifest."""
+    """The card is the one that would be written now, the Hub would take it, its numbers are those of the files."""
+    from scripts.pipeline.card import check_card, lint_card, stale  # loads matplotlib, which the readers do not need
+
+    result.problems += stale(folder, manifest)
     try:
         with open(os.path.join(folder, "README.md"), encoding="utf-8") as file:
-            metadata = yaml.safe_load(file.read().split("---\n")[1])
-        found = {c["config_name"]: {s["split"]: s["path"] for s in c["data_files"]} for c in metadata["configs"]}
-    except (OSError, IndexError, KeyError, TypeError, yaml.YAMLError) as error:
-        result.problems.append(f"README.md: no readable configs ({error!r})")
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        result.problems.append(f"README.md: cannot be read ({error})")
         return
-    views = manifest["configs"].items()
-    wanted = {config: {split: view["files"] for split, view in splits.items()} for config, splits in views}
-    if found != wanted:
-        result.problems.append(f"README.md: its configs are not those of {FILE}")
+    result.problems += lint_card(text, list(manifest["files"]))
+    if not result.problems:  # of damaged files the numbers cannot be told
+        result.problems += check_card(text, manifest, folder)
 
 
 def _check_loading(folder, manifest, result):
