@@ -60,9 +60,6 @@ def test_the_real_labeled_sample_is_incomplete(real, tmp_path, capsys, monkeypat
 # ------------------------------------------------------------------------------------------------------- true numbers
 
 
-FULL = pytest.mark.xdist_group("full")  # so that one process alone makes it
-
-
 @pytest.fixture(scope="module")
 def full(real, tmp_path_factory):
     """All 111,079 images in tiny, with the true ids, labels and folds, built."""
@@ -74,7 +71,6 @@ def full(real, tmp_path_factory):
 
 
 @pytest.mark.xdist_group("full")
-@FULL
 def test_every_published_number(full):
     """The numbers of FACTS.md, typed here once more on purpose, out of load_dataset on the built folder."""
     rows = {
@@ -115,7 +111,6 @@ def test_every_published_number(full):
 
 
 @pytest.mark.xdist_group("full")
-@FULL
 def test_the_full_folder_verifies(full, capsys):
     from hyper_kvasir import FINDINGS
 
@@ -125,7 +120,6 @@ def test_the_full_folder_verifies(full, capsys):
 
 
 @pytest.mark.xdist_group("full")
-@FULL
 def test_no_image_is_stored_twice(full):
     """All views of the labeled images are globs over the same files; each file is in one split of each."""
     import fnmatch
