@@ -465,12 +465,12 @@ def test_what_was_changed_by_hand_on_the_hub_is_noticed(xet_publisher, small, tm
     source = small.parent / "source"
     flags = ["--source", source, "--config", "unlabeled", "--expect", source / "expected.json"]
     p.refused(
-        "data/segmented/00.parquet of 1.0.1 were removed .*: take that commit back, or publish those parts too",
+        "data/segmented/00.parquet of 1.0.1: removed .*: take that commit back, or publish those parts too",
         *(tmp_path / "work", "1.1.0", *flags),
         expect=False,
     )
     said = p.ok(small, "1.1.0")
-    assert "were removed from ns/hyper-kvasir, or changed there, since it was published: they are put back" in said
+    assert ": removed from ns/hyper-kvasir, or changed there, since it was published: they are put back" in said
     assert "data/segmented/00.parquet" in p.published()[0]
 
 
@@ -643,7 +643,7 @@ def test_files_that_the_head_has_lost_are_read_at_the_tag(released, monkeypatch)
     assert hub_module._whole_revision(REPO, remote) == "moved"
     del remote.files[SEGMENTED]
     assert hub_module._whole_revision(REPO, remote) == "tagged"
-    with pytest.raises(PublishError, match=f"{SEGMENTED} of 1.0.0 were removed .* v1.0.0 is not tagged"):
+    with pytest.raises(PublishError, match=f"{SEGMENTED} of 1.0.0: removed .* v1.0.0 is not tagged"):
         hub_module._whole_revision(REPO, replace(remote, tags={}))
 
 

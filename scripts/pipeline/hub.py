@@ -401,6 +401,15 @@ def check_stray(repo_id: str, release: Release, remote: Remote, changes: Changes
         raise PublishError(f"{repo_id} holds {stray[0]}, which is not of this dataset; remove it, then try again")
 
 
+def check_metadata(release: Release) -> None:
+    """Refuses a card whose metadata the Hub does not take; a commit would be refused, but after all was sent."""
+    card = DatasetCard(release.texts["README.md"].decode())
+    try:
+        patiently("asking whether the Hub takes the card", card.validate)
+    except ValueError as error:
+        raise PublishError(f"the Hub does not take the card: {error}") from error
+
+
 def check_changelog(version: str, changelog: str, where: str) -> None:
     """Refuses a version without an entry "## X.Y.Z" in the changelog, which is the file `where`."""
     headings = [
@@ -408,6 +417,25 @@ def check_changelog(version: str, changelog: str, where: str) -> None:
     ]
     if version not in headings:
         raise PublishError(f"{where} has no entry '## {version}'; write what changed, then try again")
+
+
+def check_tag(api: HfApi, repo_id: str, name: str, remote: Remote) -> None:
+    """Refuses to take a tag for the published version that is at a commit of something else."""
+    commit = remote.tags[name]
+    if commit == remote.head:
+        return
+    try:
+        text = patiently(f"reading {FILE} at {name}", lambda: download(api, repo_id, FILE, commit))
+    except EntryNotFoundError:
+        text = b"null"
+    if json.loads(text) != remote.manifest:
+        raise PublishError(
+            f"{_elsewhere(repo_id, name, commit)}, which is not that version; remove the tag, and run again"
+        )
+
+
+def _elsewhere(repo_id, name, commit):
+    return f"somebody else tagged {name} in {repo_id}, at commit {commit}"
 
 
 def parse_version(text: str) -> tuple[int, int, int]:
@@ -495,7 +523,7 @@ def _whole_revision(repo_id, remote):
 def _lost(repo_id, remote, lost):
     others = f" and {len(lost) - 1:,} more files" if len(lost) > 1 else ""
     published = remote.manifest.get("version")
-    return f"{lost[0]}{others} of {published} were removed from {repo_id}, or changed there, since it was published"
+    return f"{lost[0]}{others} of {published}: removed from {repo_id}, or changed there, since it was published"
 
 
 def check_lost(repo_id: str, remote: Remote, parts: set[str]) -> None:
@@ -727,25 +755,6 @@ def _create_tag(api, repo_id, name, sha, message):
             ) from error
 
 
-def _elsewhere(repo_id, name, commit):
-    return f"somebody else tagged {name} in {repo_id}, at commit {commit}"
-
-
-def check_tag(api: HfApi, repo_id: str, name: str, remote: Remote) -> None:
-    """Refuses to take a tag for the published version that is at a commit of something else."""
-    commit = remote.tags[name]
-    if commit == remote.head:
-        return
-    try:
-        text = patiently(f"reading {FILE} at {name}", lambda: download(api, repo_id, FILE, commit))
-    except EntryNotFoundError:
-        text = b"null"
-    if json.loads(text) != remote.manifest:
-        raise PublishError(
-            f"{_elsewhere(repo_id, name, commit)}, which is not that version; remove the tag, and run again"
-        )
-
-
 # ----------------------------------------------------------------------------------------------------------- publish
 
 
@@ -771,31 +780,27 @@ def publish(api: HfApi, target: Target, maker: Maker, dry_run: bool) -> str:
         refuse(api, repo_id, planned, remote, changes)
         if dry_run:
             return f"dry run: nothing was sent to {repo_id}"
-        parent = functools.cache(lambda remote=remote: make_branch(api, target, remote))
-
-        def send(paths, folder, parent=parent):
-            parent()
-            return upload(api, repo_id, branch, paths, folder)
-
-        release = maker.build(remote, planned, send)
-        changes = find_changes(release, remote)
-        check_metadata(release)
-        missing = [path for path in changes.add if path in release.files and path not in release.uploaded]
-        release.uploaded.update(send(missing, release.folder))
-        sha = parent() and commit(api, repo_id, branch, release, changes, parent())
+        release, sha = _send(api, target, maker, remote, planned)
         if sha:
             return _finish(api, repo_id, release, sha)
         say("somebody else committed to the branch meanwhile; planning again")
     raise PublishError(f"{repo_id}: the branch {branch} moved on in each of {ROUNDS} tries; try again later")
 
 
-def check_metadata(release: Release) -> None:
-    """Refuses a card whose metadata the Hub does not take; a commit would be refused, but after all was sent."""
-    card = DatasetCard(release.texts["README.md"].decode())
-    try:
-        patiently("asking whether the Hub takes the card", card.validate)
-    except ValueError as error:
-        raise PublishError(f"the Hub does not take the card: {error}") from error
+def _send(api, target, maker, remote, planned):
+    """(the whole release, its commit): None for a commit where somebody else's was faster."""
+    parent = functools.cache(lambda: make_branch(api, target, remote))
+
+    def send(paths, folder):
+        parent()  # the repository is made when there is something to send, and not before
+        return upload(api, target.repo_id, target.branch, paths, folder)
+
+    release = maker.build(remote, planned, send)
+    check_metadata(release)
+    changes = find_changes(release, remote)
+    missing = [path for path in changes.add if path in release.files and path not in release.uploaded]
+    release.uploaded.update(send(missing, release.folder))
+    return release, parent() and commit(api, target.repo_id, target.branch, release, changes, parent())
 
 
 def _nothing_new(api, repo_id, release, remote, changes, dry_run):
