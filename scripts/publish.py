@@ -64,6 +64,8 @@ def main(arguments=None) -> int:
                 args.source, args.folder, args.config or CONFIGS, expected, args.workers, args.build_and_upload
             )
             print(publish(api, target, SourceMaker(api, edition, sources), args.dry_run))
+            if not args.dry_run:  # else what an earlier try has built is left for the next one
+                shutil.rmtree(os.path.join(args.folder, STAGING), ignore_errors=True)
     except (RuntimeError, ValueError, HfHubHTTPError, HFValidationError, TransportError, OIDCError, OSError) as error:
         say(f"error: {explain(error)}")
         return 1
@@ -83,12 +85,11 @@ def read_changelog(path: str, version: str) -> str:
 
 @contextlib.contextmanager
 def work_folder(folder: str):
-    """Keeps a folder to build in to this publication. What was built stays in it where that fails, to go on from."""
+    """Keeps a work folder to this publication. Raises PublishError for a built one, BuildError for one in use."""
     with only_builder_of(folder):
         if read_manifest(folder) is not None:
             raise PublishError(f"{folder}: holds a {FILE}: a built folder; with --source, give another one to work in")
         yield
-        shutil.rmtree(os.path.join(folder, STAGING), ignore_errors=True)
 
 
 def parse(arguments) -> argparse.Namespace:

@@ -761,8 +761,8 @@ def _create_tag(api, repo_id, name, sha, message):
 def publish(api: HfApi, target: Target, maker: Maker, dry_run: bool) -> str:
     """Publishes what `maker` makes of the repository's state; returns a line that says how it ended.
 
-    Nothing is built, made on the Hub or sent before all that can be refused was. Raises PublishError where the
-    publication is refused or fails.
+    Nothing is built, made on the Hub or sent before all was refused that can be told from the plan. Raises PublishError
+    where the publication is refused or fails.
     """
     repo_id, branch = target.repo_id, target.branch
     for _ in range(ROUNDS):
