@@ -309,6 +309,9 @@ def test_a_commit_whose_answer_was_lost_is_found_again(xet_publisher, small):
 
 def test_a_failed_read_back_is_not_tagged(xet_publisher, small):
     """Reading a file back fails for good: the version is not tagged, and a later run tags it."""
+    xet_publisher.hub.faults(400, path="validate-yaml")
+    xet_publisher.refused("the Hub does not take the card: .*Injected fault 400", small, "1.0.0")
+    assert not xet_publisher.api.repo_exists(REPO, repo_type="dataset")
     xet_publisher.hub.faults(404, path="/resolve/.*parquet", times=0)
     xet_publisher.refused("reading back commit .* failed, so v1.0.0 is not tagged", small, "1.0.0")
     assert xet_publisher.published()[2] == {}
