@@ -3,38 +3,46 @@
     python -m scripts.publish dist/hyper-kvasir --repo-id ns/hyper-kvasir --version 1.0.0 --dry-run
     python -m scripts.publish dist/hyper-kvasir --repo-id ns/hyper-kvasir --version 1.0.0
 
-The plan (files kept, added, deleted; bytes) is printed before anything is sent; --dry-run ends there. Then files that
-the Hub lacks are uploaded, one commit is made, read back as a reader would (every config loads and streams), and tagged
-vX.Y.Z. A publication that was killed goes on where it was when it is run again: nothing is sent twice.
+The plan (files kept, added, deleted; bytes) is printed before anything is built, made on the Hub, or sent; --dry-run
+ends there. Then files that the Hub lacks are uploaded, one commit is made, read back as a reader would (every file is
+there, every config streams, small parts load whole), and tagged vX.Y.Z. A publication that was killed goes on where it
+was when it is run again: nothing is sent twice.
 
 Refused: a folder that does not verify; a version that is tagged, has no entry in dataset_card/CHANGELOG.md, or is too
-small a step (MAJOR where rows changed or are gone, MINOR where rows, columns or configs are new); a repository of
-something else; a token that may not write. The token is that of `hf auth login` or HF_TOKEN.
+small a step (MAJOR where rows or columns changed or are gone, MINOR where rows, columns or configs are new); a
+repository of something else; a token that may not write. The token is that of `hf auth login` or HF_TOKEN.
 
     python -m scripts.publish work --repo-id ns/hyper-kvasir --version 2.0.0 --source archives --build-and-upload
 
-With --source, only parts whose inputs changed since the published version are built, below DIR; unchanged ones are
-neither built nor downloaded. With --build-and-upload too, parts are built, uploaded and removed some at a time, which
-takes less than 1 GB of disk beyond the archives.
+With --source, only parts whose inputs changed since the published version are built, below DIR (which is left empty);
+unchanged ones are neither built nor downloaded. With --build-and-upload too, parts are built, uploaded and removed some
+at a time, which takes less than 1 GB of disk beyond the archives.
 """
 
 import argparse
+import contextlib
 import os
+import shutil
 
 from httpx2 import TransportError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OIDCError
+from huggingface_hub.utils import validate_repo_id
 
 from hyper_kvasir import CONFIGS, Expected
+from scripts.pipeline.build import STAGING, only_builder_of
 from scripts.pipeline.console import run, say
 from scripts.pipeline.hub import (
+    PublishError,
     Target,
     check_changelog,
     check_token,
+    explain,
     parse_version,
     publish,
 )
-from scripts.pipeline.release import Edition, Sources, folder_release, source_release
+from scripts.pipeline.manifest import FILE, read_manifest
+from scripts.pipeline.release import Edition, FolderMaker, SourceMaker, Sources
 
 CHANGELOG = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dataset_card", "CHANGELOG.md")
 
@@ -43,21 +51,45 @@ def main(arguments=None) -> int:
     args = parse(arguments)
     try:
         parse_version(args.version)
-        with open(args.changelog, encoding="utf-8") as file:
-            edition = Edition(args.version, args.repo_id, file.read())
-        check_changelog(args.version, edition.changelog)
-        api = HfApi()  # asks for the token at each request: one of a trusted publisher lasts an hour, and is renewed
+        edition = Edition(args.version, args.repo_id, read_changelog(args.changelog, args.version))
         if not args.dry_run:
-            say(f"publishing as {check_token(api)}")
-        print(
-            publish(
-                api, Target(args.repo_id, args.branch, args.private), release_maker(api, args, edition), args.dry_run
+            check_token()
+        api = HfApi()  # asks for the token at each request: one of a trusted publisher lasts an hour, and is renewed
+        target, expected = Target(args.repo_id, args.branch, args.private), Expected.load(args.expect)
+        if not args.source:
+            print(publish(api, target, FolderMaker(args.folder, edition, expected, args.workers), args.dry_run))
+            return 0
+        with work_folder(args.folder):
+            sources = Sources(
+                args.source, args.folder, args.config or CONFIGS, expected, args.workers, args.build_and_upload
             )
-        )
+            print(publish(api, target, SourceMaker(api, edition, sources), args.dry_run))
+            if not args.dry_run:  # else what an earlier try has built is left for the next one
+                shutil.rmtree(os.path.join(args.folder, STAGING), ignore_errors=True)
     except (RuntimeError, ValueError, HfHubHTTPError, HFValidationError, TransportError, OIDCError, OSError) as error:
-        say(f"error: {error}")
+        say(f"error: {explain(error)}")
         return 1
     return 0
+
+
+def read_changelog(path: str, version: str) -> str:
+    """The changelog's text. Raises PublishError without an entry for the version."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except FileNotFoundError as error:
+        raise PublishError(f"{path}: no such file; write one with an entry '## {version}'") from error
+    check_changelog(version, text, path)
+    return text
+
+
+@contextlib.contextmanager
+def work_folder(folder: str):
+    """Keeps a work folder to this publication. Raises PublishError for a built one, BuildError for one in use."""
+    with only_builder_of(folder):
+        if read_manifest(folder) is not None:
+            raise PublishError(f"{folder}: holds a {FILE}: a built folder; with --source, give another one to work in")
+        yield
 
 
 def parse(arguments) -> argparse.Namespace:
@@ -79,6 +111,12 @@ def parse(arguments) -> argparse.Namespace:
     )
     parser.add_argument("--changelog", metavar="FILE", default=CHANGELOG, help="default: dataset_card/CHANGELOG.md")
     args = parser.parse_args(arguments)
+    try:
+        validate_repo_id(args.repo_id)
+    except HFValidationError as error:
+        parser.error(f"--repo-id: {error}")
+    if "/" not in args.repo_id:
+        parser.error(f"--repo-id {args.repo_id}: give the namespace too, as in NS/{args.repo_id}")
     if args.build_and_upload and (not args.source or args.dry_run):
         parser.error("--build-and-upload goes with --source, and not with --dry-run")
     if args.config and not args.source:
@@ -89,18 +127,6 @@ def parse(arguments) -> argparse.Namespace:
         if not os.path.exists(source):
             parser.error(f"--source {source}: no such folder")
     return args
-
-
-def release_maker(api, args, edition):
-    """A function from the repository's state to the release that shall replace it."""
-    expected = Expected.load(args.expect)
-    if not args.source:
-        release = folder_release(args.folder, edition, expected, args.workers)
-        return lambda remote: release
-    sources = Sources(
-        args.source, args.folder, args.config or CONFIGS, expected, args.workers, part_by_part=args.build_and_upload
-    )
-    return lambda remote: source_release(api, edition, args.branch, remote, sources)
 
 
 if __name__ == "__main__":

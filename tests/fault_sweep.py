@@ -2,17 +2,19 @@
 
     python -m tests.fault_sweep --mode xet                # every request, every fault; an hour on two cores
     python -m tests.fault_sweep --mode lfs --every 5      # a fifth of them
+    python -m tests.fault_sweep --mode xet --archives     # published by --source and --build-and-upload
     python -m tests.fault_sweep --mode xet --races 20     # instead: two publishers at once
 
 Version 1.1.0 is published onto 1.0.0 of the loopback Hub, by the unmodified clients. In each trial one request gets one
-fault; the publisher is run until it succeeds, and a reader looks at the branch after each run. A trial survives when
-the reader only ever saw a whole version, and in the end the tree is that of an undisturbed publication, with one commit
-and one tag. Where the answer to an upload itself was lost, or the upload could not be registered, the clients cannot
-know that the Hub has the content, and send it again: those trials are counted, and are to be a few.
+fault, and the publisher is run until it succeeds. A trial survives when
+- every commit of the branch is a whole version: readers see commits, and nothing between them;
+- in the end the tree is that of an undisturbed publication, with one commit and one tag;
+- all runs together sent no more bytes than the undisturbed one. The exception: where the answer to an upload itself was
+  lost, or the upload not yet registered, the clients cannot know that the Hub has the content, and send it again. Those
+  trials are counted.
 """
 
 import argparse
-import collections
 import itertools
 import json
 import shutil
@@ -21,6 +23,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.build import main as build
@@ -29,60 +32,91 @@ from tests.fake_source import write_source
 from tests.test_publish import REPO, Publisher
 
 FAULTS = ("412", "409", "429", "500", "cut", "cut after", "kill")
+CONFIGS = ("--config", "segmented", "--config", "unlabeled")
 UPLOADS = ("cas_xorb", "lfs_put", "lfs_put_part")
+REGISTERS = "cas_shard"  # what was uploaded to the Xet storage; before, the Hub does not know that it has it
 
 
-def prepare(work: Path, mode: str):
-    """Two versions of a small dataset, a Hub with the first, and what an undisturbed publication of the second gives.
+@dataclass(frozen=True)
+class Course:
+    """How version 1.1.0 is published in a sweep, and what an undisturbed publication makes and leaves."""
 
-    Returns (number of requests of that publication, the tree that it leaves).
-    """
+    work: Path
+    mode: str
+    archives: bool
+    requests: int = 0
+    sent: int = 0
+    tree: dict | None = None
+
+    def publisher(self, hub, name) -> Publisher:
+        return Publisher(hub, self.work / name / "home", self.mode == "xet")
+
+    def start(self, publisher):
+        """The publisher's process."""
+        if not self.archives:
+            return publisher.start(self.work / "folder-two", "1.1.0")
+        source = self.work / "two"
+        flags = ["--source", source, *CONFIGS, "--expect", source / "expected.json", "--build-and-upload"]
+        return publisher.start(publisher.home / "work", "1.1.0", *flags, expect=False)
+
+
+def prepare(work: Path, mode: str, archives: bool = False) -> Course:
+    """Two versions of a small dataset, a Hub with the first, and the course of the second, undisturbed."""
     for name, more in (("one", {}), ("two", {"add_segmented": 1, "unlabeled": 15})):
-        write_source(work / name, images="tiny", **more)
-        flags = ["--config", "segmented", "--config", "unlabeled", "--expect", f"{work / name}/expected.json"]
-        assert build(["--source", str(work / name), "--out", str(work / f"folder-{name}"), *flags]) == 0
-        shutil.copy(work / name / "expected.json", work / f"folder-{name}.expected.json")
-    with LoopbackHub(str(work / "base/hub")) as hub:
+        make_folder(work, name, more)
+    with LoopbackHub(work / "base/hub") as hub:
         Publisher(hub, work / "base/home", mode == "xet").ok(work / "folder-one", "1.0.0")
+    course = Course(work, mode, archives)
     with trial_hub(work, "undisturbed") as hub:
-        publisher = Publisher(hub, work / "undisturbed/home", mode == "xet")
+        publisher = course.publisher(hub, "undisturbed")
         hub.reset()
-        publisher.ok(work / "folder-two", "1.1.0")
-        requests = hub.counters()["requests"]
-        return requests, publisher.published()[0]
+        code, said = publisher.end(course.start(publisher))
+        assert code == 0, said
+        requests, sent = hub.counters()["requests"], sent_bytes(hub)
+        return Course(work, mode, archives, requests, sent, publisher.published()[0])
+
+
+def make_folder(work, name, more):
+    write_source(work / name, images="tiny", **more)
+    flags = [*CONFIGS, "--expect", f"{work / name}/expected.json"]
+    assert build(["--source", str(work / name), "--out", str(work / f"folder-{name}"), *flags]) == 0
+    shutil.copy(work / name / "expected.json", work / f"folder-{name}.expected.json")
 
 
 def trial_hub(work, name):
     shutil.copytree(work / "base", work / name)
-    return LoopbackHub(str(work / name / "hub"))
+    return LoopbackHub(work / name / "hub")
 
 
-def run_trial(work: Path, mode: str, number: int, fault: str, wanted: dict) -> tuple[list[str], list[str]]:
-    """(what went wrong with one fault at one request, contents that were sent again)"""
-    name, problems = f"{number}-{fault.replace(' ', '-')}", []
-    with trial_hub(work, name) as hub:
-        publisher = Publisher(hub, work / name / "home", mode == "xet")
+def run_trial(course: Course, number: int, fault: str) -> tuple[list[str], list[str]]:
+    """(what went wrong with one fault at one request, what was sent again and could not be helped)"""
+    name, problems, struck = f"{number}-{fault.replace(' ', '-')}", [], None
+    with trial_hub(course.work, name) as hub:
+        publisher = course.publisher(hub, name)
         hub.reset()
         set_fault(hub, number, fault)
         for _ in range(3):
-            process = publisher.start(work / "folder-two", "1.1.0")
+            process = course.start(publisher)
             if fault == "kill":
                 kill_when_held(hub, process)
-            said = "".join(process.communicate(timeout=240))
+            code, said = publisher.end(process)
             problems += ["a traceback"] if "Traceback" in said else []
-            problems += half_seen(publisher)
-            if process.returncode == 0:
+            struck = struck or hub.log()
+            if code == 0:
                 break
         else:
             problems.append(f"did not succeed: {said[-600:]}")
+        hub.clear_faults()
+        problems += half_seen(publisher)
         files, head, tags, titles = publisher.published()
-        if {p: files.get(p) for p in wanted} != wanted:
+        if files != course.tree:
             problems.append("another tree than that of an undisturbed publication")
         if tags.get("v1.1.0") != head or titles.count("HyperKvasir 1.1.0") != 1:
             problems.append(f"tags {tags}, head {head}, commits {titles}")
-        again = sent_twice(hub)
-    shutil.rmtree(work / name)
-    return problems, again
+        more = sent_bytes(hub) - course.sent
+    shutil.rmtree(course.work / name)
+    again = [f"sent {more:,} bytes more than the {course.sent:,} of an undisturbed publication"] if more > 0 else []
+    return (problems, again) if is_unknown_to_the_hub(struck) else (problems + again, [])
 
 
 def set_fault(hub, number, fault):
@@ -105,58 +139,66 @@ def kill_when_held(hub, process):
 
 
 def half_seen(publisher) -> list[str]:
-    """What a reader of the branch sees of a version that is not whole."""
-    files, _, _, _ = publisher.published()
-    code = f"""
-import json
-from huggingface_hub import hf_hub_download
-print(json.dumps(json.load(open(hf_hub_download({REPO!r}, "manifest.json", repo_type="dataset")))))"""
-    manifest = publisher.python(code)
-    lacking = [p for p, entry in manifest["files"].items() if files.get(p) != entry["sha256"]]
-    return [f"version {manifest['version']} seen half, without {lacking}"] if lacking else []
+    """The commits of the branch that are no whole version: what any reader at any time can have seen."""
+    problems = []
+    for commit in publisher.api.list_repo_commits(REPO, repo_type="dataset"):
+        files = publisher.published(commit.commit_id)[0]
+        if commit.title == "initial commit" and list(files) == [".gitattributes"]:
+            continue
+        manifest = json.loads(publisher.read("manifest.json", commit.commit_id))
+        wrong = [path for path, entry in manifest["files"].items() if files.get(path) != entry["sha256"]]
+        wrong += [path for path in manifest["card"]["files"] if path not in files]
+        wrong += [path for path in files if path.startswith("data/") and path not in manifest["files"]]
+        if wrong:
+            problems.append(f"version {manifest['version']} was half there, with {wrong} missing, other or too much")
+    return problems
 
 
-def sent_twice(hub) -> list[str]:
-    """File contents that the Hub took more than once."""
-    taken = collections.Counter(
-        line["path"] for line in hub.log() if line["route"] in UPLOADS and line["accepted"] and line["bytes_in"]
+def sent_bytes(hub) -> int:
+    """Bytes of file contents that the Hub took."""
+    uploaded = hub.counters()["uploaded"]
+    return uploaded["xorbs"] + uploaded["lfs"]
+
+
+def is_unknown_to_the_hub(log: list[dict]) -> bool:
+    """Whether a run ended, or was struck, while the client could not know that the Hub had taken a content."""
+    routes = [line["route"] for line in log if line["accepted"]]
+    last_upload, last_register = (
+        max((i for i, r in enumerate(routes) if r == what), default=-1) for what in (UPLOADS[0], REGISTERS)
     )
-    return [f"sent {times} times: {path}" for path, times in taken.items() if times > 1]
+    return last_upload > last_register or any(line["fault"] and line["route"] in (*UPLOADS, REGISTERS) for line in log)
 
 
-def sweep(work: Path, mode: str, every: int, start: int) -> tuple[int, int]:
+def sweep(work: Path, mode: str, every: int, start: int, archives: bool = False) -> tuple[int, int]:
     """(trials, survived); says what went wrong with each that was not."""
-    requests, wanted = prepare(work, mode)
-    trials = list(itertools.product(range(1, requests + 1), FAULTS))[start::every]
-    print(f"{mode}: {requests} requests, {len(trials)} trials", flush=True)
+    course = prepare(work, mode, archives)
+    trials = list(itertools.product(range(1, course.requests + 1), FAULTS))[start::every]
+    what = f"{mode}{', from the archives' if archives else ''}"
+    print(f"{what}: {course.requests} requests, {len(trials)} trials", flush=True)
     survived = resent = 0
     with ThreadPoolExecutor(2) as threads:
-        results = threads.map(lambda trial: (trial, run_trial(work, mode, *trial, wanted)), trials)
+        results = threads.map(lambda trial: (trial, run_trial(course, *trial)), trials)
         for done, ((number, fault), (problems, again)) in enumerate(results, start=1):
             survived += not problems
             resent += bool(again)
             for problem in [*problems, *again]:
                 print(f"request {number}, {fault}: {problem}", flush=True)
             if done % 20 == 0:
-                print(f"{mode}: {done} of {len(trials)} tried, {survived} survived", flush=True)
-    print(f"{mode}: faults tried: {len(trials)}, survived: {survived}; a content sent again in: {resent}", flush=True)
+                print(f"{what}: {done} of {len(trials)} tried, {survived} survived", flush=True)
+    print(f"{what}: faults tried: {len(trials)}, survived: {survived}; had to send again: {resent}", flush=True)
     return len(trials), survived
 
 
 def races(work: Path, mode: str, times: int) -> tuple[int, int]:
     """(races, won cleanly): two publishers of the same new version with other content start at once."""
-    prepare(work, mode)
-    write_source(work / "three", images="tiny", unlabeled=20)
-    flags = ["--config", "segmented", "--config", "unlabeled", "--expect", f"{work}/three/expected.json"]
-    assert build(["--source", str(work / "three"), "--out", str(work / "folder-three"), *flags]) == 0
-    shutil.copy(work / "three/expected.json", work / "folder-three.expected.json")
+    course = prepare(work, mode)
+    make_folder(work, "three", {"unlabeled": 20})
     clean = 0
     for number in range(times):
         with trial_hub(work, f"race-{number}") as hub:
-            publisher = Publisher(hub, work / f"race-{number}" / "home", mode == "xet")
+            publisher = course.publisher(hub, f"race-{number}")
             processes = [publisher.start(work / folder, "1.1.0") for folder in ("folder-two", "folder-three")]
-            said = ["".join(process.communicate(timeout=240)) for process in processes]
-            codes = [process.returncode for process in processes]
+            codes, said = zip(*map(publisher.end, processes))
             _, head, tags, titles = publisher.published()
             problems = half_seen(publisher)
             good = sorted(codes) == [0, 1] and tags["v1.1.0"] == head and titles.count("HyperKvasir 1.1.0") == 1
@@ -173,14 +215,15 @@ def main() -> int:
     parser.add_argument("--mode", choices=["xet", "lfs"], default="xet")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="try every N-th of all")
     parser.add_argument("--start", type=int, default=0, metavar="K", help="beginning with the K-th")
+    parser.add_argument("--archives", action="store_true", help="publish with --source and --build-and-upload")
     parser.add_argument("--races", type=int, metavar="N", help="instead: N times two publishers at once")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         if args.races:
             tried, survived = races(Path(work), args.mode, args.races)
         else:
-            tried, survived = sweep(Path(work), args.mode, args.every, args.start)
-    print(json.dumps({"mode": args.mode, "tried": tried, "survived": survived}))
+            tried, survived = sweep(Path(work), args.mode, args.every, args.start, args.archives)
+    print(json.dumps({"mode": args.mode, "archives": args.archives, "tried": tried, "survived": survived}))
     return 0 if tried == survived else 1
 
 

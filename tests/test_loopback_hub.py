@@ -22,6 +22,7 @@ from scripts.loopback_hub.client import READ_TOKEN, WRITE_TOKEN
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ["xet", "lfs"]
+STRANGER_TOKEN = "hf_loopback_stranger"
 CARD = """---
 license: cc-by-4.0
 configs:
@@ -52,7 +53,9 @@ def run(hub, client, *arguments, token=WRITE_TOKEN, mode="xet", home=None):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    with LoopbackHub(tmp_path_factory.mktemp("hub"), page_size=5, lfs_part_size=1 << 20) as hub:
+    tokens = {"writer": (WRITE_TOKEN, "write", "team,raw"), "reader": (READ_TOKEN, "read")}
+    tokens["stranger"] = (STRANGER_TOKEN, "write")
+    with LoopbackHub(tmp_path_factory.mktemp("hub"), tokens=tokens, page_size=5, lfs_part_size=1 << 20) as hub:
         yield hub
 
 
@@ -217,6 +220,13 @@ def client_roles(repo):
     assert refusal(reader.create_commit, repo, adding({"b.txt": b"b"}), **write) == ["HfHubHTTPError", 403]
     assert refusal(reader.create_repo, "team/other", repo_type="dataset") == ["HfHubHTTPError", 403]
     assert refusal(reader.create_tag, repo, tag="t", repo_type="dataset") == ["HfHubHTTPError", 403]
+    stranger = HfApi(token=STRANGER_TOKEN)  # may write, but not here
+    assert [org["name"] for org in api.whoami()["orgs"]] == ["team", "raw"] and not stranger.whoami()["orgs"]
+    assert refusal(stranger.create_repo, "team/other", repo_type="dataset") == ["HfHubHTTPError", 403]
+    assert refusal(stranger.create_commit, repo, adding({"b.txt": b"b"}), **write) == ["HfHubHTTPError", 403]
+    for one, allowed in ((api, True), (reader, False), (stranger, False)):
+        assert (refusal(one.auth_check, repo, repo_type="dataset", write=True) is None) == allowed
+    stranger.create_repo("stranger/own", repo_type="dataset")
     api.update_repo_settings(repo, private=False, gated="auto", repo_type="dataset")
     refused = refusal(hf_hub_download, repo, "a.parquet", repo_type="dataset", token=False)
     assert refused[0] == "GatedRepoError"
@@ -269,6 +279,9 @@ def test_faults(hub):
     hub.faults(429, method="POST", path="/commit/", retry_after=7)
     status, _, headers = commit(hub, "faults", "a")
     assert (status, headers["ratelimit"], headers["Retry-After"]) == (429, '"api";r=0;t=7', "7")
+    hub.faults(429, method="POST", path="/commit/", retry_after=7, ratelimit=False)
+    status, _, headers = commit(hub, "faults", "a")
+    assert (status, headers["ratelimit"], headers["Retry-After"]) == (429, None, "7")
     for action in (412, 409, 500, 503):
         hub.faults(action, path="/commit/")
         assert commit(hub, "faults", "a")[0] == action
@@ -344,7 +357,7 @@ def test_range_requests(hub):
 
 
 def test_killed_and_started_again(tmp_path):
-    with LoopbackHub(tmp_path) as hub:
+    with LoopbackHub(tmp_path, tokens={"raw": (WRITE_TOKEN, "write")}) as hub:
         create(hub, "kept")
         commit(hub, "kept", "kept")
         kept, requests = head(hub, "kept"), hub.counters()["requests"]

@@ -1,16 +1,19 @@
 """Keyless publishing from CI: what of the workflow can be checked without GitHub and the Hub."""
 
 import shlex
-import subprocess
-import sys
 
+import httpx2
 import pytest
 import yaml
+from huggingface_hub import HfApi
 
 from hyper_kvasir import SOURCES
 from scripts.loopback_hub import LoopbackHub
+from scripts.loopback_hub.repo_routes import CI_IDENTITY
+from scripts.pipeline.hub import PublishError, Remote, Target, check_access
 from scripts.publish import parse
 from tests.conftest import ROOT
+from tests.test_publish import REPO, Publisher, small  # noqa: F401
 
 WORKFLOW = ROOT / ".github/workflows/publish.yaml"
 
@@ -23,7 +26,10 @@ def workflow():
 def test_no_secret_is_stored_and_the_identity_may_be_asked_for(workflow):
     assert "secrets." not in WORKFLOW.read_text()
     assert workflow["permissions"] == {"contents": "read", "id-token": "write"}
-    assert workflow["jobs"]["publish"]["env"]["HF_OIDC_RESOURCE"].startswith("datasets/")
+    job = workflow["jobs"]["publish"]
+    asking = [step for step in (job, *job["steps"]) if "HF_OIDC_RESOURCE" in step.get("env", {})]
+    assert [step["name"] for step in asking] == ["Publish what changed"]  # not where others' archives are downloaded
+    assert asking[0]["env"]["HF_OIDC_RESOURCE"].startswith("datasets/")
 
 
 def test_its_commands_are_ones_that_there_are(workflow, tmp_path, monkeypatch):
@@ -40,19 +46,23 @@ def test_its_commands_are_ones_that_there_are(workflow, tmp_path, monkeypatch):
     assert args.build_and_upload and args.version == "1.0.0" and "unlabeled" not in args.config
 
 
-def test_the_client_exchanges_a_ci_identity_for_a_token_that_publishes(tmp_path):
-    """huggingface_hub finds HF_OIDC_RESOURCE, as the workflow sets it, and asks the Hub for a token by itself."""
-    from scripts.loopback_hub.client import WRITE_TOKEN
+def test_a_ci_identity_publishes_to_its_repository_alone(small, tmp_path):  # noqa: F811
+    """huggingface_hub finds HF_OIDC_RESOURCE, as the workflow sets it, and asks the Hub for a token by itself.
 
-    code = (
-        "from huggingface_hub import HfApi, get_token; from scripts.pipeline.hub import check_token; "
-        "token = get_token(); print(check_token(HfApi(token=token)), token[-6:])"
-    )
-    with LoopbackHub(str(tmp_path / "hub")) as hub:
-        env = hub.env(token=None, home=str(tmp_path / "home"))
-        env |= {"HF_OIDC_RESOURCE": "datasets/ns/hyper-kvasir", "HF_OIDC_ID_TOKEN": "loopback.ci.identity"}
-        done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True)
-        assert done.stdout.split() == ["writer", WRITE_TOKEN[-6:]], done.stderr
-        env["HF_OIDC_ID_TOKEN"] = "of.somebody.else"
-        done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode != 0 and "invalid_grant" in done.stderr
+    The Hub need not say whose the token is: whether it may write to the repository is what is asked.
+    """
+    with LoopbackHub(tmp_path / "hub") as hub:
+        publisher = Publisher(hub, tmp_path / "home", True)
+        for name in (REPO, "ns/other"):
+            publisher.api.create_repo(name, repo_type="dataset")
+        publisher.settings = {"HF_OIDC_RESOURCE": f"datasets/{REPO}", "HF_OIDC_ID_TOKEN": CI_IDENTITY}
+        assert "published v1.0.0" in publisher.ok(small, "1.0.0", token=None)
+        assert not [line for line in hub.log() if line["route"] == "whoami"]
+        publisher.settings["HF_OIDC_RESOURCE"] = "datasets/ns/other"
+        publisher.refused("ns/hyper-kvasir: the token may not write there", small, "1.0.1", token=None)
+        publisher.settings["HF_OIDC_ID_TOKEN"] = "of.somebody.else"
+        publisher.refused("invalid_grant", small, "1.0.1", token=None)
+        body = {"subject_token": CI_IDENTITY, "resource": "datasets/ns/new"}
+        token = httpx2.post(f"{hub.endpoint}/oauth/token", json=body).json()["access_token"]
+        with pytest.raises(PublishError, match="ns/new is not there, .* trusted publisher, which cannot make it"):
+            check_access(HfApi(endpoint=hub.endpoint, token=token), Target("ns/new"), Remote(None))

@@ -18,14 +18,14 @@ KEEP_ALIVE_SECONDS = 60
 
 def token_flag(text: str) -> tuple[str, User]:
     name, _, rest = text.partition("=")
-    token, _, role = rest.partition(":")
+    token, role, orgs = [*rest.split(":"), "", ""][:3]
     if not name or not token or role not in ROLES:
-        raise argparse.ArgumentTypeError("write it as NAME=TOKEN:ROLE, with a role of " + ", ".join(ROLES))
-    return token, User(name, role)
+        raise argparse.ArgumentTypeError("write it as NAME=TOKEN:ROLE[:ORG,...], with a role of " + ", ".join(ROLES))
+    return token, User(name, role, tuple(org for org in orgs.split(",") if org))
 
 
 def parse_arguments() -> argparse.Namespace:
-    defaults = [f"{name}={token}:{role}" for name, (token, role) in TOKENS.items()]
+    defaults = [f"{name}={':'.join(fields)}" for name, fields in TOKENS.items()]
     parser = argparse.ArgumentParser(
         prog="python -m scripts.loopback_hub",
         description="An embedded Hugging Face Hub on 127.0.0.1, for trying publication without the network.",
@@ -36,8 +36,9 @@ def parse_arguments() -> argparse.Namespace:
         "--token",
         type=token_flag,
         action="append",
-        metavar="NAME=TOKEN:ROLE",
+        metavar="NAME=TOKEN:ROLE[:ORG,...]",
         help="a user's token; roles: write, read, none (sees public repositories only). May be repeated. "
+        "Repositories are written to by the user of their namespace NAME, and by members of the organisation ORG. "
         f"Without this flag: {' '.join(defaults)}",
     )
     parser.add_argument("--page-size", type=int, default=1000, help="entries per page of a listing (default: 1000)")

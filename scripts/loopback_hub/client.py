@@ -10,7 +10,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 WRITE_TOKEN, READ_TOKEN = "hf_loopback_write", "hf_loopback_read"
-TOKENS = {"writer": (WRITE_TOKEN, "write"), "reader": (READ_TOKEN, "read")}
+TOKENS = {"writer": (WRITE_TOKEN, "write", "ns"), "reader": (READ_TOKEN, "read", "")}
 READY = "Loopback Hub ready at "
 
 
@@ -33,15 +33,16 @@ def client_settings(endpoint: str, token: str | None, home: str | Path | None, x
 class LoopbackHub:
     """A Hub on a free port of 127.0.0.1 with its state in `folder`; started and stopped as a context manager.
 
-    `tokens` maps user names to (token, role), `page_size` and `lfs_part_size` are the server's settings.
+    `tokens` maps user names to (token, role, "organisation,organisation"), whose repositories they write to;
+    `page_size` and `lfs_part_size` are the server's settings.
     After `kill()` or `stop()`, `start()` starts it again on the same folder and port.
     """
 
     def __init__(self, folder: str | Path, *, tokens=TOKENS, page_size: int = 1000, lfs_part_size: int = 64 << 20):
         self.folder = Path(folder)
         self.settings = ["--page-size", str(page_size), "--lfs-part-size", str(lfs_part_size)]
-        for name, (token, role) in tokens.items():
-            self.settings += ["--token", f"{name}={token}:{role}"]
+        for name, fields in tokens.items():
+            self.settings += ["--token", f"{name}={':'.join(fields)}"]
         self.port, self.process = 0, None
 
     def __enter__(self) -> "LoopbackHub":

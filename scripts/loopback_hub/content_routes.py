@@ -42,7 +42,7 @@ def change_of(hub: Hub, key: str, value: dict) -> tuple[str, str, File | None]:
 
 async def commit(request: Request) -> JSONResponse:
     hub = hub_of(request)
-    repo, user = hub.repo(request, write=True), hub.writer(request)
+    repo, user = hub.repo(request, write=True), hub.user(request)
     lines = [json.loads(line) for line in (await request.body()).splitlines() if line.strip()]
     header = next((line["value"] for line in lines if line["key"] == "header"), None)
     if not header:

@@ -18,13 +18,23 @@ from .store import Disk, File, HubError, Repo, Store, read_range
 
 ROLES = ("none", "read", "write")
 XET_TOKEN_SECONDS = 3600
+CI_TOKEN = "hf_loopback_ci."
 Reader = Callable[[int, int], Iterator[bytes]]
 
 
 @dataclass(frozen=True)
 class User:
+    """The owner of a token: `repo_id` is set where the token is for one repository only, as those of CI jobs are."""
+
     name: str
     role: str
+    orgs: tuple[str, ...] = ()
+    repo_id: str | None = None
+
+    def may_write(self, repo_id: str) -> bool:
+        if self.repo_id is not None:
+            return repo_id == self.repo_id
+        return self.role == "write" and repo_id.split("/")[0] in {self.name, *self.orgs}
 
 
 ANONYMOUS = User("", "none")
@@ -66,16 +76,30 @@ class Hub:
         token = bearer(request)
         if not token:
             return ANONYMOUS
+        if token.startswith(CI_TOKEN):
+            return self.ci_user(token)
         if token not in self.tokens:
             raise HubError(401, "Invalid credentials in Authorization header")
         return self.tokens[token]
 
-    def writer(self, request: Request) -> User:
+    def ci_token(self, repo_id: str) -> str:
+        """A token that may write to one repository."""
+        return f"{CI_TOKEN}{base64.urlsafe_b64encode(repo_id.encode()).decode()}.{self.sign(f'ci {repo_id}')}"
+
+    def ci_user(self, token: str) -> User:
+        encoded, _, signature = token.removeprefix(CI_TOKEN).partition(".")
+        repo_id = base64.urlsafe_b64decode(encoded).decode()
+        self.check_signature(f"ci {repo_id}", signature)
+        return User("trusted-publisher", "write", repo_id=repo_id)
+
+    def writer(self, request: Request, repo_id: str) -> User:
         user = self.user(request)
         if user is ANONYMOUS:
             raise HubError(401, "Invalid username or password.")
         if user.role != "write":
             raise HubError(403, "You must use a write token for this: the token given can only read")
+        if not user.may_write(repo_id):
+            raise HubError(403, f"You don't have the rights to write to {repo_id}")
         return user
 
     def repo(self, request: Request, write: bool = False) -> Repo:
@@ -88,7 +112,7 @@ class Hub:
             # As the real Hub: who has not logged in is not told whether a repository exists.
             raise HubError(401 if user is ANONYMOUS else 404, "Repository not found", "RepoNotFound")
         if write:
-            self.writer(request)
+            self.writer(request, repo_id)
         return repo
 
     def known_size(self, sha256: str) -> int | None:

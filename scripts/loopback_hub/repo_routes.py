@@ -18,7 +18,7 @@ CI_IDENTITY = "loopback.ci.identity"  # the one identity token that is exchanged
 
 def whoami(request: Request) -> JSONResponse:
     user = hub_of(request).user(request)
-    if user is ANONYMOUS:
+    if user is ANONYMOUS or user.repo_id:  # a CI job is nobody, and nothing public says that the Hub names it
         raise HubError(401, "Invalid username or password.")
     token = {"displayName": "loopback", "role": user.role}
     return JSONResponse(
@@ -27,7 +27,7 @@ def whoami(request: Request) -> JSONResponse:
             "id": hashlib.sha1(user.name.encode()).hexdigest()[:24],
             "name": user.name,
             "fullname": user.name,
-            "orgs": [],
+            "orgs": [{"type": "org", "name": org} for org in user.orgs],
             "auth": {"type": "access_token", "accessToken": token},
         }
     )
@@ -40,17 +40,26 @@ def repo_url(request: Request, repo_id: str) -> str:
 async def exchange_token(request: Request) -> JSONResponse:
     """Trusted publishers: the identity token of a CI job against a token that may write to one repository."""
     body = await request.json()
-    if body.get("subject_token") != CI_IDENTITY or not str(body.get("resource")).startswith("datasets/"):
+    kind, _, repo_id = str(body.get("resource")).partition("/")
+    if body.get("subject_token") != CI_IDENTITY or kind != "datasets":
         raise HubError(400, "invalid_grant: no trusted publisher of this repository has this identity")
-    token = next(token for token, user in hub_of(request).tokens.items() if user.role == "write")
+    token = hub_of(request).ci_token(repo_id)
     return JSONResponse({"access_token": token, "token_type": "bearer", "expires_in": 3600})
 
 
+def named_repo(request: Request, body: dict) -> str:
+    """The repository that a body names; without an organisation it is the user's own."""
+    return f"{body.get('organization') or hub_of(request).user(request).name}/{body['name']}"
+
+
 async def create_repo(request: Request) -> JSONResponse:
-    hub, user, body = hub_of(request), hub_of(request).writer(request), await request.json()
+    hub, body = hub_of(request), await request.json()
     if body.get("type") != "dataset":
         raise HubError(400, "This Hub has datasets only")
-    repo_id = f"{body.get('organization') or user.name}/{body['name']}"
+    repo_id = named_repo(request, body)
+    user = hub.writer(request, repo_id)
+    if user.repo_id:
+        raise HubError(403, "This token is for a repository that is there")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id):
         raise HubError(400, f"Invalid repository name: {repo_id!r}")
     private = body.get("visibility") == "private" or body.get("private") is True
@@ -60,9 +69,8 @@ async def create_repo(request: Request) -> JSONResponse:
 
 
 async def delete_repo(request: Request) -> JSONResponse:
-    hub, user, body = hub_of(request), hub_of(request).writer(request), await request.json()
-    repo = hub.repo_by_id(request, f"{body.get('organization') or user.name}/{body['name']}", write=True)
-    hub.store.delete(repo)
+    hub, body = hub_of(request), await request.json()
+    hub.store.delete(hub.repo_by_id(request, named_repo(request, body), write=True))
     return JSONResponse({})
 
 
@@ -148,7 +156,7 @@ def pull_request_url(request: Request, repo: Repo, number: int) -> str:
 async def super_squash(request: Request) -> JSONResponse:
     hub = hub_of(request)
     repo, body = hub.repo(request, write=True), await request.json()
-    made = repo.squash(param(request, "rev"), body.get("message") or "Super-squash", hub.writer(request).name)
+    made = repo.squash(param(request, "rev"), body.get("message") or "Super-squash", hub.user(request).name)
     return JSONResponse({"commitOid": made.id})
 
 

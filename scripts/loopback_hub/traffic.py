@@ -31,7 +31,8 @@ class Fault:
     Of the requests that `method` and `path` (a regular expression, searched in the raw path) match, number `nth` and
     the next ones, `times` in all (0: every one), are hit: after `delay` seconds they get the status `action`, or are
     cut off (`action="cut"`: without a response, or after `body_bytes` of it). `when="after"` first does the work and
-    swallows its answer, so the client does not know that it was done. No action: only the delay.
+    swallows its answer, so the client does not know that it was done. No action: only the delay. A 429 tells
+    `retry_after` in `ratelimit`, as the Hub documents it, and in `Retry-After`; `ratelimit=False`: in that one only.
     """
 
     action: int | str | None = None
@@ -42,6 +43,7 @@ class Fault:
     when: str = "before"
     delay: float = 0
     retry_after: int = 1
+    ratelimit: bool = True
     body_bytes: int | None = None
     seen: int = 0
     hits: int = 0
@@ -280,5 +282,6 @@ def fault_response(fault: Fault) -> JSONResponse:
     message = f"Injected fault {fault.action}"
     headers = {"X-Error-Code": "InjectedFault", "X-Error-Message": message}
     if fault.action == 429:
-        headers |= {"ratelimit": f'"api";r=0;t={fault.retry_after}', "Retry-After": str(fault.retry_after)}
+        headers["Retry-After"] = str(fault.retry_after)
+        headers |= {"ratelimit": f'"api";r=0;t={fault.retry_after}'} if fault.ratelimit else {}
     return JSONResponse({"error": message}, fault.action, headers)

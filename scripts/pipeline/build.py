@@ -48,7 +48,7 @@ def build(folders: list[str], out: str, configs: list[str], workers: int, checks
     BuildError where `out` cannot be used.
     """
     try:
-        with _only_builder_of(out):
+        with only_builder_of(out):
             plan = make_plan(folders, configs, expected, checks)
             _build(plan, out, workers, checks, expected)
     except OSError as error:
@@ -58,7 +58,7 @@ def build(folders: list[str], out: str, configs: list[str], workers: int, checks
 
 
 @contextlib.contextmanager
-def _only_builder_of(out):
+def only_builder_of(out: str):
     """Refuses a folder of something else, and a second build into the same one."""
     if glob.has_magic(out) or "::" in out:
         raise BuildError(f"{out}: datasets takes []*? and :: in a path for a pattern; choose another name")

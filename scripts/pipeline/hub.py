@@ -4,20 +4,29 @@ Plan against the published manifest, refuse what is wrong, upload what is new, o
 back at that commit, tag. Readers pin tags, and `main` moves from one whole version to the next.
 """
 
+import functools
 import hashlib
 import io
 import json
 import os
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import datasets
 import httpx2
 import pyarrow.parquet as pq
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, HfFileSystem, get_token
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, HfFileSystem, get_token
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import disable_progress_bars, parse_ratelimit_headers
 
 from hyper_kvasir import features_of
@@ -28,6 +37,9 @@ from scripts.pipeline.parquet import ROWS, features_metadata
 TRIES = 5  # of one request, before giving up
 ROUNDS = 3  # of planning, where somebody else commits meanwhile
 BATCH_BYTES = 128 << 20  # uploaded in one go: at most this is sent again after a kill
+LOAD_BYTES = 128 << 20  # of a part: larger ones are read back by streaming and by their footers only
+MOST_FILES, MOST_IN_FOLDER = 100_000, 10_000  # https://huggingface.co/docs/hub/storage-limits
+AGAIN = "run the same command again: it goes on where it was"
 DATASET = {"repo_type": "dataset"}
 
 
@@ -58,13 +70,15 @@ class Remote:
 class Release:
     """What is to be published: the manifest with its version, and the content of each small file.
 
-    `folder` has the data files that the Hub may lack; those in `uploaded` were sent already and may be gone.
+    `folder` has the data files that the Hub may lack; those in `uploaded` were sent already and may be gone. A release
+    that is only planned has files to be built, whose "sha256" in the manifest is None (and "bytes" those of their
+    images), and no texts yet: None. `rows` tells what `read_rows` would, of files that are not there to be read.
     """
 
     version: str
     folder: str
     manifest: dict
-    texts: dict[str, bytes]
+    texts: dict[str, bytes] | None
     uploaded: dict[str, CommitOperationAdd] = field(default_factory=dict)
     rows: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -85,18 +99,41 @@ class Changes(NamedTuple):
     delete: list[str]
 
 
+class Maker(Protocol):
+    """Makes a release: first the plan, which may be refused, then all of it. Both may be asked for more than once."""
+
+    def plan(self, remote: Remote) -> Release:
+        """The release that shall replace a repository's state. Builds and sends nothing."""
+
+    def build(self, remote: Remote, planned: Release, send: Callable[[list[str], str], dict]) -> Release:
+        """The whole release; `send` uploads files of a folder, and returns {path: CommitOperationAdd}."""
+
+
+class Target(NamedTuple):
+    """Where to publish."""
+
+    repo_id: str
+    branch: str = "main"
+    private: bool = False
+
+
 # ---------------------------------------------------------------------------------------------------------- requests
 
 
 def patiently(what: str, action: Callable[[], Any]) -> Any:
-    """The result of `action`, tried again where the Hub is busy or the connection is cut: bounded, and announced."""
+    """The result of `action`, tried again where the Hub is busy or the connection is cut: bounded, and announced.
+
+    Raises PublishError after the last try, and at once what no other try would put right.
+    """
     for attempt in range(1, TRIES + 1):
         try:
             return action()
         except Exception as error:
             wait = _wait(error, attempt)
-            if wait is None or attempt == TRIES:
+            if wait is None:
                 raise
+            if attempt == TRIES:
+                raise PublishError(f"{what}: {_reason(error)}, {TRIES} times; {AGAIN}") from error
             say(f"{what}: {_reason(error)}; trying again in {wait:.0f} s ({attempt} of {TRIES - 1})")
             time.sleep(wait)
 
@@ -124,24 +161,20 @@ def _wait(error, attempt):
 
 def _reason(error):
     status = _status(error)
-    return f"the Hub answered {status}" if status else f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    if status:
+        return f"the Hub answered {status}"
+    lines = str(error).splitlines()  # none of a timeout
+    return ": ".join([type(error).__name__, *(line[:200] for line in lines[:1])])
+
+
+def explain(error: Exception) -> str:
+    """An error as a line for the user: of a request what the Hub said, of all others their message."""
+    if isinstance(error, HfHubHTTPError):
+        return ": ".join([_reason(error), *([error.server_message] if error.server_message else [])])
+    return str(error) or _reason(error)
 
 
 # -------------------------------------------------------------------------------------------------------- repository
-
-
-def check_token(api: HfApi) -> str:
-    """The name of the token's owner. Raises PublishError without a token that may write."""
-    if not get_token():
-        raise PublishError("no token: set HF_TOKEN to one with write permission, or run `hf auth login`")
-    try:
-        who = patiently("whoami", api.whoami)
-    except HfHubHTTPError as error:
-        raise PublishError(f"the Hub does not accept the token ({_reason(error)}); make a new one") from error
-    role = who.get("auth", {}).get("accessToken", {}).get("role")
-    if role == "read":
-        raise PublishError(f"the token of {who['name']} may only read; use one with write permission")
-    return who["name"]
 
 
 def read_remote(api: HfApi, repo_id: str, branch: str) -> Remote:
@@ -150,6 +183,10 @@ def read_remote(api: HfApi, repo_id: str, branch: str) -> Remote:
         refs = patiently("reading branches", lambda: api.list_repo_refs(repo_id, **DATASET))
     except RepositoryNotFoundError:
         return Remote(None)
+    except HfHubHTTPError as error:
+        if _status(error) == 401:
+            raise PublishError(f"the Hub does not accept the token ({_reason(error)}); make a new one") from error
+        raise
     tags = {tag.name: tag.target_commit for tag in refs.tags}
     heads = {b.name: b.target_commit for b in refs.branches}
     head = heads.get(branch, heads.get("main"))  # a new branch will start from main
@@ -182,24 +219,22 @@ def download(api: HfApi, repo_id: str, path: str, revision: str) -> bytes:
         return file.read()
 
 
-def opener(api: HfApi, repo_id: str, remote: Remote) -> Callable[[str], Any]:
+def opener(api: HfApi, repo_id: str, revision: str | None) -> Callable[[str], Any]:
     """A function that opens a published file by its path, to be read by Range requests."""
     files = HfFileSystem(endpoint=api.endpoint)
-    return lambda path: files.open(f"datasets/{repo_id}@{remote.head}/{path}")
+    return lambda path: files.open(f"datasets/{repo_id}@{revision}/{path}")
 
 
-def ensure_branch(api: HfApi, repo_id: str, branch: str, private: bool) -> None:
-    """Makes the repository and the branch where they are not there."""
-    try:
-        create = lambda: api.create_repo(repo_id, private=private or None, exist_ok=True, **DATASET)  # noqa: E731
-        patiently("making the repository", create)
-        if branch != "main":
-            make = lambda: api.create_branch(repo_id, branch=branch, exist_ok=True, **DATASET)  # noqa: E731
-            patiently("making the branch", make)
-    except HfHubHTTPError as error:
-        if _status(error) in (401, 403):
-            raise PublishError(f"{repo_id}: the token may not write there; use one with write permission") from error
-        raise
+def published_entries(remote: Remote) -> dict:
+    """The published manifest's data files that are really there, with that content."""
+    files = remote.manifest["files"] if remote.manifest else {}
+    there = remote.files
+    return {path: entry for path, entry in files.items() if path in there and there[path].sha256 == entry["sha256"]}
+
+
+def lost_files(remote: Remote) -> list[str]:
+    """The published manifest's data files that are not there any more, or with other content."""
+    return sorted(set(remote.manifest["files"] if remote.manifest else ()) - set(published_entries(remote)))
 
 
 # -------------------------------------------------------------------------------------------------------------- plan
@@ -208,7 +243,7 @@ def ensure_branch(api: HfApi, repo_id: str, branch: str, private: bool) -> None:
 def same_file(path: str, release: Release, remote: RemoteFile) -> bool:
     """Whether the Hub has this content at this path."""
     if path in release.files:
-        return remote.sha256 == release.files[path]["sha256"]
+        return remote.sha256 is not None and remote.sha256 == release.files[path]["sha256"]
     content = release.texts[path]
     if remote.sha256:
         return remote.sha256 == hashlib.sha256(content).hexdigest()
@@ -216,35 +251,54 @@ def same_file(path: str, release: Release, remote: RemoteFile) -> bool:
 
 
 def find_changes(release: Release, remote: Remote) -> Changes:
-    """What to add, keep and delete. Only files of an earlier release are deleted, nothing that people put there."""
-    ours = [*release.files, *release.texts]
+    """What to add, keep and delete. Only files of an earlier release are deleted, nothing that people put there.
+
+    Of a release that is only planned: of its data files.
+    """
+    ours = [*release.files, *(release.texts or {})]
     keep = [path for path in ours if path in remote.files and same_file(path, release, remote.files[path])]
-    earlier = {FILE, "README.md"}
-    if remote.manifest:
-        earlier |= {*remote.manifest["files"], *remote.manifest.get("card", {}).get("files", {})}
+    earlier = set(remote.manifest["files"]) if remote.manifest else set()
+    if release.texts is not None:
+        earlier |= {FILE, "README.md", *_published_texts(remote)}
     delete = sorted(earlier & set(remote.files) - set(ours))
     return Changes(sorted(set(ours) - set(keep)), sorted(keep), delete)
 
 
-def is_new(release: Release, remote: Remote, changes: Changes) -> bool:
-    """Whether anything but the version differs from what is published."""
-    if remote.manifest is None or set(changes.add) & set(release.files) or changes.delete:
+def _published_texts(remote):
+    """{path: {"bytes", "sha256"}} of the published card's files."""
+    return (remote.manifest or {}).get("card", {}).get("files", {})
+
+
+def is_new(api: HfApi, repo_id: str, release: Release, remote: Remote, changes: Changes) -> bool:
+    """Whether anything but the version, its changelog entry and the packages differs from what is published."""
+    if remote.manifest is None or "version" not in remote.manifest:
         return True
-    return _without_version(release.manifest) != _without_version(remote.manifest)
+    if set(changes.add) & set(release.files) or changes.delete:
+        return True
+    if _without_version(release.manifest) != _without_version(remote.manifest):
+        return True
+    return any(_is_edited(api, repo_id, remote, path) for path in _published_texts(remote) if path in changes.add)
 
 
 def _without_version(manifest):
     """A manifest with the card's key, which is of all that the card depends on but the version, for its files."""
-    return {**manifest, "version": None, "card": manifest.get("card", {}).get("key")}
+    return {**manifest, "version": None, "versions": None, "card": manifest.get("card", {}).get("key")}
 
 
-def changes_table(release: Release, remote: Remote, changes: Changes) -> str:
+def _is_edited(api, repo_id, remote, path):
+    """Whether a file of the card is gone on the Hub, or changed there by hand, since it was published."""
+    entry = _published_texts(remote)[path]
+    if path not in remote.files or remote.files[path].size != entry["bytes"]:
+        return True
+    content = patiently(f"reading {path}", lambda: download(api, repo_id, path, remote.head))
+    return hashlib.sha256(content).hexdigest() != entry["sha256"]
+
+
+def changes_table(release: Release, changes: Changes) -> str:
     """The plan as text: a line for each config, whose files may be shared, and for all together."""
 
     def size(path):
-        if path in release.files:
-            return release.files[path]["bytes"]
-        return len(release.texts[path]) if path in release.texts else remote.files[path].size
+        return release.files[path]["bytes"] if path in release.files else len(release.texts[path])
 
     def line(what, paths):
         kept, added = [sum(path in group for path in paths) for group in (set(changes.keep), set(changes.add))]
@@ -256,7 +310,8 @@ def changes_table(release: Release, remote: Remote, changes: Changes) -> str:
     for config, splits in release.manifest["configs"].items():
         everywhere = [*release.files, *(path for path in changes.delete if path.endswith(".parquet"))]
         rows.append(line(config, {p for view in splits.values() for p in matching(view["files"], everywhere)}))
-    rows.append(line("card and manifest", {p for group in changes for p in group if not p.endswith(".parquet")}))
+    if release.texts is not None:
+        rows.append(line("card and manifest", {p for group in changes for p in group if not p.endswith(".parquet")}))
     rows.append(line("all together", {path for group in changes for path in group}))
     return table(("config", "kept", "added", "deleted", "bytes to add"), rows)
 
@@ -277,6 +332,67 @@ def check_repo(repo_id: str, remote: Remote) -> None:
         raise PublishError(f"{repo_id} holds something else ({others[0]}, no {FILE}); choose another repository")
 
 
+def check_token() -> None:
+    """Refuses to go on without a token, or with one that cannot be sent. Asks nobody."""
+    token = get_token()
+    if not token:
+        raise PublishError("no token: set HF_TOKEN to one with write permission, or run `hf auth login`")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise PublishError("the token has characters that no token has, perhaps from pasting; set HF_TOKEN again")
+
+
+def check_access(api: HfApi, target: Target, remote: Remote) -> None:
+    """Refuses a token that may not write to the repository, as far as can be told before it is there."""
+    repo_id = target.repo_id
+    try:
+        if remote.head is None:
+            _check_owner(patiently("asking whose token it is", api.whoami), repo_id)
+        else:
+            patiently("asking for permission", lambda: api.auth_check(repo_id, write=True, **DATASET))
+    except HfHubHTTPError as error:
+        if _status(error) == 401 and remote.head is None:
+            raise PublishError(
+                f"{repo_id} is not there, and the Hub does not say whose the token is ({_reason(error)}); make a new "
+                "token, or the repository by hand where the token is of a trusted publisher, which cannot make it"
+            ) from error
+        raise _no_permission(repo_id, error) from error
+    if target.private and remote.head and not patiently("reading settings", lambda: api.dataset_info(repo_id)).private:
+        raise PublishError(f"{repo_id} is public; leave --private out, or make it private in its settings first")
+
+
+def _check_owner(who, repo_id):
+    """Of fine-grained tokens only creation will tell: `whoami` need not list all that they are for."""
+    role, name = who.get("auth", {}).get("accessToken", {}).get("role"), who["name"]
+    if role == "read":
+        raise PublishError(f"the token of {name} may only read; use one with write permission")
+    if role == "write" and repo_id.split("/")[0] not in {name, *(org["name"] for org in who.get("orgs", []))}:
+        raise PublishError(f"{repo_id}: {name} is not a member of {repo_id.split('/')[0]}; choose another name")
+
+
+def _no_permission(repo_id, error):
+    """The error to raise for a refused request: of permission, or `error` itself."""
+    if _status(error) in (401, 403, 404):
+        return PublishError(f"{repo_id}: the token may not write there ({_reason(error)}); use one that may")
+    return error
+
+
+def refuse(api: HfApi, repo_id: str, release: Release, remote: Remote, changes: Changes) -> None:
+    """Refuses a release that is new, but must not be published there; it need not be built yet."""
+    check_stray(repo_id, release, remote, changes)
+    check_limits(release)
+    check_version(api, repo_id, release, remote)
+
+
+def check_limits(release: Release) -> None:
+    """Refuses more files than the Hub takes."""
+    folder, most = Counter(os.path.dirname(path) for path in release.files).most_common(1)[0]
+    if len(release.files) > MOST_FILES or most > MOST_IN_FOLDER:
+        raise PublishError(
+            f"{len(release.files):,} files, {most:,} of them in {folder}; the Hub takes {MOST_FILES:,} in all and "
+            f"{MOST_IN_FOLDER:,} in a folder: make larger ones"
+        )
+
+
 def check_stray(repo_id: str, release: Release, remote: Remote, changes: Changes) -> None:
     """Refuses a repository with files below data/ that are not of this dataset: readers would get their rows."""
     ours = {*release.files, *changes.delete}
@@ -285,13 +401,41 @@ def check_stray(repo_id: str, release: Release, remote: Remote, changes: Changes
         raise PublishError(f"{repo_id} holds {stray[0]}, which is not of this dataset; remove it, then try again")
 
 
-def check_changelog(version: str, changelog: str) -> None:
-    """Refuses a version without an entry "## X.Y.Z" in the changelog."""
+def check_metadata(release: Release) -> None:
+    """Refuses a card whose metadata the Hub does not take; a commit would be refused, but after all was sent."""
+    card = DatasetCard(release.texts["README.md"].decode())
+    try:
+        patiently("asking whether the Hub takes the card", card.validate)
+    except ValueError as error:
+        raise PublishError(f"the Hub does not take the card: {error}") from error
+
+
+def check_changelog(version: str, changelog: str, where: str) -> None:
+    """Refuses a version without an entry "## X.Y.Z" in the changelog, which is the file `where`."""
     headings = [
         line.split()[1].strip("[]v") for line in changelog.splitlines() if line.startswith("## ") and line[3:].strip()
     ]
     if version not in headings:
-        raise PublishError(f"dataset_card/CHANGELOG.md has no entry '## {version}'; write what changed, then try again")
+        raise PublishError(f"{where} has no entry '## {version}'; write what changed, then try again")
+
+
+def check_tag(api: HfApi, repo_id: str, name: str, remote: Remote) -> None:
+    """Refuses to take a tag for the published version that is at a commit of something else."""
+    commit = remote.tags[name]
+    if commit == remote.head:
+        return
+    try:
+        text = patiently(f"reading {FILE} at {name}", lambda: download(api, repo_id, FILE, commit))
+    except EntryNotFoundError:
+        text = b"null"
+    if json.loads(text) != remote.manifest:
+        raise PublishError(
+            f"{_elsewhere(repo_id, name, commit)}, which is not that version; remove the tag, and run again"
+        )
+
+
+def _elsewhere(repo_id, name, commit):
+    return f"somebody else tagged {name} in {repo_id}, at commit {commit}"
 
 
 def parse_version(text: str) -> tuple[int, int, int]:
@@ -310,16 +454,20 @@ def check_version(api: HfApi, repo_id: str, release: Release, remote: Remote) ->
         return
     new, old = parse_version(release.version), parse_version(remote.manifest["version"])
     if new == old:
-        raise PublishError(
-            f"{release.version} is committed in {repo_id} with other content (by another publication, or an earlier "
-            "try that failed its read-back); choose a higher version"
-        )
+        raise _other_content(repo_id, release)
     if new < old:
         raise PublishError(f"{release.version} is older than the published {remote.manifest['version']}")
     step, why = demanded_step(api, repo_id, release, remote)
     if (step == "MAJOR" and new[0] == old[0]) or (step == "MINOR" and new[:2] == old[:2]):
         least = f"{old[0] + 1}.0.0" if step == "MAJOR" else f"{old[0]}.{old[1] + 1}.0"
         raise PublishError(f"{release.version} is too small a step: {why}, which is {step}; at least {least}")
+
+
+def _other_content(repo_id, release):
+    return PublishError(
+        f"{release.version} is committed in {repo_id} with other content (by another publication, by hand, or by an "
+        "earlier try that failed its read-back); choose a higher version"
+    )
 
 
 def demanded_step(api: HfApi, repo_id: str, release: Release, remote: Remote) -> tuple[str, str]:
@@ -334,35 +482,63 @@ def demanded_step(api: HfApi, repo_id: str, release: Release, remote: Remote) ->
     ]
     if gone:
         return "MAJOR", gone[0]
-    changed_old, changed_new = _other_rows(old["files"], new["files"]), _other_rows(new["files"], old["files"])
+    opened = opener(api, repo_id, _whole_revision(repo_id, remote))
     before: dict[str, str] = {}
-    opened = opener(api, repo_id, remote)
-    for path in changed_old:
-        before |= patiently(f"reading the rows of {path}", lambda path=path: read_rows(lambda: opened(path)))
+    for path in _other_rows(old["files"], new["files"]):
+        before |= patiently(f"reading the rows of {path}", lambda path=path: read_rows(path, lambda: opened(path)))
     after: dict[str, str] = {}
-    for path in changed_new:
-        after |= release.rows.get(path) or read_rows(lambda path=path: io.FileIO(os.path.join(release.folder, path)))
+    for path in _other_rows(new["files"], old["files"]):
+        here = os.path.join(release.folder, path)
+        after |= release.rows.get(path) or read_rows(path, lambda here=here: io.FileIO(here))
     missing, other = set(before) - set(after), [i for i in before if i in after and after[i] != before[i]]
     if missing:
         return "MAJOR", f"{len(missing):,} rows are gone (e.g. {min(missing)})"
     if other:
         return "MAJOR", f"{len(other):,} rows changed (e.g. {min(other)})"
+    rewritten = [p for p, entry in old["files"].items() if p in new["files"] and new["files"][p]["key"] != entry["key"]]
+    new_columns = False
+    for part, path in {path.split("/")[1]: path for path in rewritten}.items():  # a part's files have the same columns
+        columns = patiently(f"reading the columns of {path}", lambda path=path: _columns(opened(path)))
+        if not columns.items() <= features_metadata(part).items():
+            return "MAJOR", f"columns of {path} are gone or changed"
+        new_columns |= columns != features_metadata(part)
     added = set(after) - set(before)
     if added:
         return "MINOR", f"{len(added):,} rows are new"
-    if list(old["configs"]) != list(new["configs"]):
+    if set(old["configs"]) != set(new["configs"]):
         return "MINOR", "configs are new"
-    rewritten = [p for p, entry in old["files"].items() if p in new["files"] and new["files"][p]["key"] != entry["key"]]
-    for part, path in {path.split("/")[1]: path for path in rewritten}.items():  # a part's files have the same columns
-        columns = patiently(f"reading the columns of {path}", lambda path=path: _features(opened(path)))
-        if not columns.items() <= features_metadata(part).items():
-            return "MAJOR", f"columns of {path} are gone or changed"
-    if rewritten:
+    if new_columns:
         return "MINOR", "columns are new"
-    return "PATCH", "only the card changed"
+    return "PATCH", "files are written anew" if rewritten else "only the card changed"
 
 
-def _features(file):
+def _whole_revision(repo_id, remote):
+    """Where all files of the published manifest can be read: the head, or the tag where the head has lost some."""
+    lost, name = lost_files(remote), f"v{remote.manifest['version']}"
+    if lost and name not in remote.tags:
+        raise PublishError(f"{_lost(repo_id, remote, lost)}, and {name} is not tagged: take that commit back first")
+    return remote.tags[name] if lost else remote.head
+
+
+def _lost(repo_id, remote, lost):
+    others = f" and {len(lost) - 1:,} more files" if len(lost) > 1 else ""
+    published = remote.manifest.get("version")
+    return f"{lost[0]}{others} of {published}: removed from {repo_id}, or changed there, since it was published"
+
+
+def check_lost(repo_id: str, remote: Remote, parts: set[str]) -> None:
+    """Says which published files are gone; refuses where one is of a part that is not in `parts`, to be put back."""
+    lost = lost_files(remote)
+    if not lost:
+        return
+    others = [path for path in lost if path.split("/")[1] not in parts]
+    if others:
+        raise PublishError(f"{_lost(repo_id, remote, others)}: take that commit back, or publish those parts too")
+    say(f"{_lost(repo_id, remote, lost)}: they are put back")
+
+
+def _columns(file):
+    """{column: its feature} of a Parquet file."""
     with file:
         return json.loads(pq.read_schema(file).metadata[b"huggingface"])["info"]["features"]
 
@@ -372,19 +548,39 @@ def _other_rows(files, others):
     return [p for p, entry in files.items() if p not in others or others[p]["content"] != entry["content"]]
 
 
-def read_rows(opened: Callable[[], Any]) -> dict[str, str]:
-    """{"<part> <image id>": digest of its inputs} of a Parquet file; reads the footer and one column."""
+def read_rows(path: str, opened: Callable[[], Any]) -> dict[str, str]:
+    """{"<part> <image id>": digest of its inputs} of the Parquet file `path`; reads the footer and one column."""
     # No threads: of reads from Python files they outlive the program's end, which then aborts (apache/arrow#45214).
     with opened() as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
         digests = parquet.metadata.metadata[ROWS].decode()
         ids = parquet.read(columns=["image_id"], use_threads=False)["image_id"].to_pylist()
-        part = "unlabeled labeled segmented".split()[
-            ("label" in parquet.schema_arrow.names) + ("mask" in parquet.schema_arrow.names)
-        ]
-    return {f"{part} {image_id}": digests[8 * i : 8 * i + 8] for i, image_id in enumerate(ids)}
+    return {f"{path.split('/')[1]} {image_id}": digests[8 * i : 8 * i + 8] for i, image_id in enumerate(ids)}
 
 
 # ------------------------------------------------------------------------------------------------------------ upload
+
+
+def make_branch(api: HfApi, target: Target, remote: Remote) -> str | None:
+    """The commit to build on, of a repository and branch made where there are none; None where others were faster.
+
+    Raises PublishError where the token may not make them.
+    """
+    if remote.has_branch:
+        return remote.head
+    repo_id, branch = target.repo_id, target.branch
+    try:
+        create = lambda: api.create_repo(repo_id, private=target.private or None, exist_ok=True, **DATASET)  # noqa: E731
+        patiently("making the repository", create)
+        if branch != "main":
+            make = lambda: api.create_branch(repo_id, branch=branch, revision=remote.head, exist_ok=True, **DATASET)  # noqa: E731
+            patiently("making the branch", make)
+    except HfHubHTTPError as error:
+        raise _no_permission(repo_id, error) from error
+    made = read_remote(api, repo_id, branch)
+    if made.head is None:
+        raise PublishError(f"{repo_id} is there, but not visible to this token; use one of its owner")
+    is_first = remote.head is None and set(made.files) <= {".gitattributes"}
+    return made.head if is_first or made.head == remote.head else None
 
 
 def upload(api: HfApi, repo_id: str, branch: str, paths: list[str], folder: str) -> dict[str, CommitOperationAdd]:
@@ -439,60 +635,107 @@ def commit(api: HfApi, repo_id: str, branch: str, release: Release, changes: Cha
 # --------------------------------------------------------------------------------------------------------- read back
 
 
-def read_back(api: HfApi, repo_id: str, sha: str, manifest: dict, texts: dict[str, bytes]) -> list[str]:
-    """What is wrong with a commit, as a reader sees it: file list, rows and features of every split, its first row."""
-    problems = []
+def read_back(api: HfApi, repo_id: str, sha: str, release: Release) -> list[str]:
+    """What is wrong with a commit, as a reader sees it.
+
+    The Hub's digest of every file proves its content. The footer of every Parquet file, read at the commit, gives the
+    rows of every split, and the columns. That each config streams shows that the card leads to them: the splits it
+    has, their features, and a first row whose image opens. A part of at most LOAD_BYTES is loaded whole too.
+    """
     there = patiently("reading back the list of files", lambda: list_files(api, repo_id, sha))
-    for path, entry in manifest["files"].items():
-        if path not in there:
-            problems.append(f"{path} is not there")
-        elif there[path].sha256 != entry["sha256"]:
-            problems.append(f"{path} has sha256 {there[path].sha256}, expected {entry['sha256']}")
-    problems += [f"{path} is not there" for path in texts if path not in there]
-    stray = [path for path in there if path.startswith("data/") and path not in manifest["files"]]
+    ours = [*release.files, *release.texts]
+    problems = [f"{path} is not there" for path in ours if path not in there]
+    problems += [
+        f"{path} has other content" for path in ours if path in there and not same_file(path, release, there[path])
+    ]
+    stray = [path for path in there if path.startswith("data/") and path not in release.files]
     problems += [f"{path} is there, but not in {FILE}" for path in stray]
-    with Progress(len(manifest["configs"]), "reading back", unit=" configs") as bar:
-        for config, views in manifest["configs"].items():
+    if problems:
+        return problems  # reading them would only say it again, less clearly
+    configs = release.manifest["configs"]
+    with Progress(len(release.files) + len(configs), "reading back", unit=" files and configs") as bar:
+        rows, problems = _read_footers(api, repo_id, sha, release, bar)
+        for config in configs:
             try:
-                found = patiently(f"reading back {config}", lambda c=config: _read_config(api, repo_id, sha, c))
-                problems += _differing(config, views, found)
+                problems += _read_config(repo_id, sha, release, config, rows)
             except Exception as error:  # whatever load_dataset raises is what a reader would see
                 problems.append(f"{config} does not load: {type(error).__name__}: {error}")
             bar.update(1)
     return problems
 
 
-def _read_config(api, repo_id, sha, config):
-    """{split: (rows, features)} of a config, the first row of each read."""
+def _read_footers(api, repo_id, sha, release, bar):
+    """({path: rows}, problems) of all Parquet files at a commit."""
+    opened = opener(api, repo_id, sha)
+
+    def read(path):
+        # No threads of Arrow's own, see read_rows.
+        with opened(path) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
+            return parquet.metadata.num_rows, parquet.schema_arrow
+
+    def footer(path):
+        found = patiently(f"reading back {path}", lambda: read(path))
+        bar.update(1)
+        return found
+
+    rows, problems = {}, []
+    with ThreadPoolExecutor(4) as threads:
+        jobs = {path: threads.submit(footer, path) for path in release.files}
+    for path, job in jobs.items():
+        try:
+            rows[path], schema = job.result()
+        except Exception as error:  # of the connection, of what the Hub answers, of what is no Parquet file
+            problems.append(f"{path} cannot be read: {type(error).__name__}: {error}")
+            continue
+        if not schema.equals(features_of(path.split("/")[1]).arrow_schema):
+            problems.append(f"{path} has other columns: {', '.join(schema.names)}")
+    return rows, problems
+
+
+def _read_config(repo_id, sha, release, config, rows):
+    """What a reader of one config would find wrong. `rows` is of `_read_footers`."""
+    views = release.manifest["configs"][config]
+    wanted = {split: view["rows"] for split, view in views.items()}
+    counted = {split: sum(rows[path] for path in matching(view["files"], rows)) for split, view in views.items()}
+    problems = _differing(config, "in the files", counted, wanted)
+    features = patiently(f"streaming {config}", lambda: _stream(repo_id, sha, config))
+    if list(features) != list(wanted):
+        problems.append(f"{config} has the splits {', '.join(features)}, expected {', '.join(wanted)}")
+    problems += [f"{config} / {split}: other features" for split in features if features[split] != features_of(config)]
+    size = sum(entry["bytes"] for path, entry in release.files.items() if path.split("/")[1] == config)
+    if 0 < size <= LOAD_BYTES:  # a part itself; its other configs are the same files
+        loaded = patiently(f"loading {config}", lambda: _load(repo_id, sha, config))
+        problems += _differing(config, "loaded", loaded, wanted)
+    return problems
+
+
+def _stream(repo_id, sha, config):
+    """{split: features} of a config's streams, the first image of each opened."""
     streams = datasets.load_dataset(repo_id, config, streaming=True, revision=sha)
     for stream in streams.values():
         next(iter(stream))["image"].load()
-    return {split: (stream.info.splits[split].num_examples, stream.features) for split, stream in streams.items()}
+    return {split: stream.features for split, stream in streams.items()}
 
 
-def _differing(config, views, found):
-    wanted = {split: (view["rows"], features_of(config)) for split, view in views.items()}
-    for split in sorted(set(wanted) | set(found)):
-        if split not in found or split not in wanted:
-            yield f"{config} / {split}: {'is not there' if split not in found else 'is there, but not in the manifest'}"
-        elif found[split][0] != wanted[split][0]:
-            yield f"{config} / {split}: {found[split][0]:,} rows, expected {wanted[split][0]:,}"
-        elif found[split][1] != wanted[split][1]:
-            yield f"{config} / {split}: other features"
+def _load(repo_id, sha, config):
+    """{split: rows} of a config that is loaded whole."""
+    with tempfile.TemporaryDirectory() as cache:
+        loaded = datasets.load_dataset(repo_id, config, revision=sha, cache_dir=cache)
+        return {split: rows.num_rows for split, rows in loaded.items()}
+
+
+def _differing(config, where, found, wanted):
+    """Lines on the splits whose rows are not as wanted, both {split: rows}."""
+    return [
+        f"{config} / {split}: {found.get(split, 0):,} rows {where}, expected {wanted.get(split, 0):,}"
+        for split in sorted({*found, *wanted})
+        if found.get(split) != wanted.get(split)
+    ]
 
 
 def tag(api: HfApi, repo_id: str, name: str, sha: str, message: str) -> None:
     """Tags a commit. A tag that is there must be of the same commit."""
-    try:
-        patiently("tagging", lambda: _create_tag(api, repo_id, name, sha, message))
-    except HfHubHTTPError as error:
-        if _status(error) != 409:
-            raise
-        tags = {t.name: t.target_commit for t in api.list_repo_refs(repo_id, **DATASET).tags}
-        if tags.get(name) != sha:
-            raise PublishError(
-                f"{name} is tagged in {repo_id} already, at another commit; choose a higher version"
-            ) from error
+    patiently("tagging", lambda: _create_tag(api, repo_id, name, sha, message))
 
 
 def _create_tag(api, repo_id, name, sha, message):
@@ -500,64 +743,86 @@ def _create_tag(api, repo_id, name, sha, message):
         api.create_tag(repo_id, tag=name, revision=sha, tag_message=message, **DATASET)
     except RevisionNotFoundError as error:
         raise PublishError(f"commit {sha} is gone from {repo_id}; was its history rewritten?") from error
+    except HfHubHTTPError as error:
+        if _status(error) != 409:
+            raise
+        tags = {t.name: t.target_commit for t in api.list_repo_refs(repo_id, **DATASET).tags}
+        if name not in tags:
+            raise  # busy, not taken
+        if tags[name] != sha:
+            raise PublishError(
+                f"{_elsewhere(repo_id, name, tags[name])}, not at {sha}; choose a higher version"
+            ) from error
 
 
 # ----------------------------------------------------------------------------------------------------------- publish
 
 
-class Target(NamedTuple):
-    """Where to publish."""
+def publish(api: HfApi, target: Target, maker: Maker, dry_run: bool) -> str:
+    """Publishes what `maker` makes of the repository's state; returns a line that says how it ended.
 
-    repo_id: str
-    branch: str = "main"
-    private: bool = False
-
-
-def publish(api: HfApi, target: Target, make_release: Callable[[Remote], Release], dry_run: bool) -> str:
-    """Publishes what `make_release` makes of the repository's state; returns a line that says how it ended.
-
-    `make_release` may build and upload data files. Raises PublishError where the publication is refused or fails.
+    Nothing is built, made on the Hub or sent before all was refused that can be told from the plan. Raises PublishError
+    where the publication is refused or fails.
     """
     repo_id, branch = target.repo_id, target.branch
     for _ in range(ROUNDS):
         remote = read_remote(api, repo_id, branch)
         check_repo(repo_id, remote)
-        if not remote.has_branch and not dry_run:
-            ensure_branch(api, repo_id, branch, target.private)
-            remote = read_remote(api, repo_id, branch)
-            check_repo(repo_id, remote)
-        release = make_release(remote)
-        changes = find_changes(release, remote)
-        print(changes_table(release, remote, changes), flush=True)
-        if not is_new(release, remote, changes):
-            return _nothing_new(api, repo_id, release, remote, dry_run)
-        check_stray(repo_id, release, remote, changes)
-        check_version(api, repo_id, release, remote)
+        if not dry_run:
+            check_access(api, target, remote)
+        elif remote.head is None:
+            say(f"{repo_id} is not there, or not visible to this token")
+        planned = maker.plan(remote)
+        changes = find_changes(planned, remote)
+        print(changes_table(planned, changes), flush=True)
+        if not is_new(api, repo_id, planned, remote, changes):
+            return _nothing_new(api, repo_id, planned, remote, changes, dry_run)
+        refuse(api, repo_id, planned, remote, changes)
         if dry_run:
             return f"dry run: nothing was sent to {repo_id}"
-        missing = [path for path in changes.add if path in release.files and path not in release.uploaded]
-        release.uploaded.update(upload(api, repo_id, branch, missing, release.folder))
-        sha = commit(api, repo_id, branch, release, changes, remote.head)
+        release, sha = _send(api, target, maker, remote, planned)
         if sha:
             return _finish(api, repo_id, release, sha)
         say("somebody else committed to the branch meanwhile; planning again")
     raise PublishError(f"{repo_id}: the branch {branch} moved on in each of {ROUNDS} tries; try again later")
 
 
-def _nothing_new(api, repo_id, release, remote, dry_run):
-    published = remote.manifest.get("version")
-    if f"v{published}" not in remote.tags and published != release.version and not dry_run:
+def _send(api, target, maker, remote, planned):
+    """(the whole release, its commit): None for a commit where somebody else's was faster."""
+    parent = functools.cache(lambda: make_branch(api, target, remote))
+
+    def send(paths, folder):
+        parent()  # the repository is made when there is something to send, and not before
+        return upload(api, target.repo_id, target.branch, paths, folder)
+
+    release = maker.build(remote, planned, send)
+    check_metadata(release)
+    changes = find_changes(release, remote)
+    missing = [path for path in changes.add if path in release.files and path not in release.uploaded]
+    release.uploaded.update(send(missing, release.folder))
+    return release, parent() and commit(api, target.repo_id, target.branch, release, changes, parent())
+
+
+def _nothing_new(api, repo_id, release, remote, changes, dry_run):
+    published = remote.manifest["version"]
+    name = f"v{published}"
+    if name in remote.tags:
+        check_tag(api, repo_id, name, remote)
+        return f"nothing changed since {name}: nothing uploaded, nothing committed"
+    if dry_run:
+        return f"nothing changed since {published}, which is committed, but not tagged"
+    if published != release.version:
         raise PublishError(
             f"{published} is committed, but not tagged; run again with --version {published} to finish it"
         )
-    if release.tag in remote.tags or published != release.version or dry_run:
-        return f"nothing changed since v{published}: nothing uploaded, nothing committed"
+    if changes.add:
+        raise _other_content(repo_id, release)
     say(f"{release.version} is committed, but not tagged: an earlier try was cut off")
     return _finish(api, repo_id, release, remote.head)
 
 
 def _finish(api, repo_id, release, sha):
-    problems = read_back(api, repo_id, sha, release.manifest, release.texts)
+    problems = read_back(api, repo_id, sha, release)
     if problems:
         listed = "\n".join(f"- {problem}" for problem in problems)
         raise PublishError(
@@ -566,10 +831,3 @@ def _finish(api, repo_id, release, sha):
         )
     tag(api, repo_id, release.tag, sha, f"HyperKvasir {release.version}")
     return f"published {release.tag} of {repo_id} as commit {sha}"
-
-
-def published_entries(remote: Remote) -> dict:
-    """The published manifest's data files that are really there, with that content."""
-    files = remote.manifest["files"] if remote.manifest else {}
-    there = remote.files
-    return {path: entry for path, entry in files.items() if path in there and there[path].sha256 == entry["sha256"]}

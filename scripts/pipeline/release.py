@@ -4,13 +4,17 @@ From the archives, only parts whose inputs changed since the published version a
 built nor downloaded: their rows are known from the archives, their files from the published manifest.
 """
 
+import functools
+import hashlib
 import json
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 
 from hyper_kvasir import CATEGORIES, TAXONOMY, TRACTS, Expected, Part, part_of, read_examples, settle
 from scripts.pipeline import stats
@@ -21,11 +25,11 @@ from scripts.pipeline.hub import (
     Release,
     Remote,
     batches,
+    check_lost,
     download,
     opener,
     patiently,
     published_entries,
-    upload,
 )
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, read_manifest
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedPart, make_plan
@@ -38,6 +42,23 @@ class Edition(NamedTuple):
     version: str
     repo_id: str
     changelog: str  # the text of CHANGELOG.md
+
+
+class FolderMaker:
+    """Makes the release of a built folder."""
+
+    def __init__(self, folder: str, edition: Edition, expected: Expected, workers: int):
+        self.repo_id = edition.repo_id
+        self.release = functools.cache(lambda: folder_release(folder, edition, expected, workers))
+
+    def plan(self, remote: Remote) -> Release:
+        """The whole release. Raises PublishError where the folder does not verify or its card is stale."""
+        release = self.release()
+        check_lost(self.repo_id, remote, {path.split("/")[1] for path in release.files})
+        return release
+
+    def build(self, remote: Remote, planned: Release, send: Callable[[list[str], str], dict]) -> Release:
+        return planned
 
 
 def folder_release(folder: str, edition: Edition, expected: Expected, workers: int) -> Release:
@@ -66,12 +87,6 @@ def _with_card(manifest, edition, summaries, example):
     return manifest, {**texts, FILE: manifest_text(manifest).encode()}
 
 
-def changed_parts(plan: Plan, remote: Remote) -> dict[str, PlannedPart]:
-    """The parts of a plan that are not published with the same key."""
-    published = published_entries(remote)
-    return {path: p for path, p in plan.parts.items() if published.get(path, {}).get("key") != p.key}
-
-
 class Sources(NamedTuple):
     """What a release is built from, and where."""
 
@@ -83,48 +98,113 @@ class Sources(NamedTuple):
     part_by_part: bool  # uploaded and removed before the next is built, so that `work` stays small
 
 
-def source_release(api: HfApi, edition: Edition, branch: str, remote: Remote, sources: Sources) -> Release:
-    """Builds and verifies what is not published yet; returns the release of it and what is kept.
+class SourceMaker:
+    """Makes the release of what the archives hold: builds what is not published yet, keeps all else that is.
 
-    Raises SourceError with all problems of the source, PublishError where the result does not verify.
+    What was built and sent is kept for a second round, after somebody else's commit.
     """
-    repo_id = edition.repo_id
-    plan = make_plan(sources.folders, sources.configs, sources.expected)
-    settle(plan.problems, checks=True)
-    published, old = published_entries(remote), remote.manifest or {"sources": {}, "configs": {}}
-    todo = changed_parts(plan, remote)
-    entries = {path: published[path] for path in plan.parts if path not in todo}
-    contents = {path: planned_content(plan.parts[path].part, entry) for path, entry in entries.items()}
-    summaries = _published_stats(api, repo_id, remote)
-    staging, known, uploaded = os.path.join(sources.work, STAGING), dict(old["sources"]), {}
-    for batch in batches({path: source_bytes(p.part) for path, p in todo.items()}) or [[]]:
-        made = built_parts(staging, staging, {path: todo[path] for path in batch})
-        missing = {path: todo[path] for path in batch if path not in made}
-        found, new, problems = build_parts(plan, missing, staging, known, sources.workers)
-        settle([*problems, *source_problems(plan, found, sources.expected)], checks=True)
-        known |= {part: {**source, "complete": True} for part, source in found.items()}
+
+    def __init__(self, api: HfApi, edition: Edition, sources: Sources):
+        self.api, self.edition, self.sources = api, edition, sources
+        self.staging = os.path.join(sources.work, STAGING)
+        self.built: dict[str, tuple[dict, FileContent]] = {}  # by path: manifest entry, what the file holds
+        self.uploaded: dict[str, CommitOperationAdd] = {}
+        self.archives: dict[str, dict] = {}  # fingerprints, as "sources" in the manifest
+        self.summaries: dict[str, dict] = {}
+        self.read: dict[str, FileContent] = {}  # published files by their sha256
+
+    @functools.cached_property
+    def archive_plan(self) -> Plan:
+        """Of all parts in the archives. Raises SourceError with all that is wrong there."""
+        plan = make_plan(self.sources.folders, self.sources.configs, self.sources.expected)
+        settle(plan.problems, checks=True)
+        return plan
+
+    def plan(self, remote: Remote) -> Release:
+        """The release as far as the archives' directories and the published files tell; whole, if none is to be built.
+
+        Raises SourceError with all problems of the archives, PublishError where rows are not as they should be.
+        """
+        check_lost(self.edition.repo_id, remote, {part_of(config) for config in self.sources.configs})
+        planned = Release(self.edition.version, self.staging, self._manifest(remote), None, self.uploaded)
+        published = published_entries(remote)
+        for path, part in self.archive_plan.parts.items():
+            if planned.files[path] != published.get(path):
+                planned.rows[path] = _rows(part)
+        return planned if _to_build(planned) else self.build(remote, planned, lambda paths, folder: {})
+
+    def build(self, remote: Remote, planned: Release, send: Callable[[list[str], str], dict]) -> Release:
+        """The whole release: builds and verifies what is not published yet, and sends it where it is to go at once.
+
+        Raises SourceError with all problems of the source, PublishError where the result does not verify.
+        """
+        if planned.texts is not None:
+            return planned
+        old = remote.manifest["sources"] if remote.manifest else {}
+        todo = {path: self.archive_plan.parts[path] for path in _to_build(planned)}
+        for batch in batches({path: source_bytes(p.part) for path, p in todo.items()}) or [[]]:
+            self._build({path: todo[path] for path in batch}, old, send)
+        manifest, opened = self._manifest(remote), opener(self.api, self.edition.repo_id, remote.head)
+        known = _published_stats(self.api, self.edition.repo_id, remote) | self.summaries
+        summaries = stats.collect(self.staging, manifest, known, opened)
+        manifest, texts = _with_card(
+            manifest, self.edition, summaries, _example_finder(self.archive_plan, summaries, opened)
+        )
+        return replace(planned, manifest=manifest, texts=texts)
+
+    def _build(self, todo, old_archives, send):
+        """Builds some parts, or finds them built by a run that was cut off; without any, takes the fingerprints."""
+        plan, expected, workers = self.archive_plan, self.sources.expected, self.sources.workers
+        made = built_parts(self.staging, self.staging, todo)
+        missing = {path: part for path, part in todo.items() if path not in made}
+        found, new, problems = build_parts(plan, missing, self.staging, old_archives | self.archives, workers)
+        settle([*problems, *source_problems(plan, found, expected)], checks=True)
+        self.archives |= {part: {**source, "complete": True} for part, source in found.items()}
         made |= new
-        contents |= read_contents(staging, sorted(made), sources.workers)
-        summaries |= stats.collect(staging, {"files": made}, summaries)
-        entries |= made
-        if sources.part_by_part:
-            uploaded |= upload(api, repo_id, branch, sorted(made), staging)
+        contents = read_contents(self.staging, sorted(made), workers)
+        _refuse("the verification is not green", [p for content in contents.values() for p in content.problems])
+        self.summaries |= stats.collect(self.staging, {"files": made}, self.summaries)
+        if self.sources.part_by_part and made:
+            self.uploaded |= send(sorted(made), self.staging)
             for path in made:
-                os.remove(os.path.join(staging, path))
-    built = {part_of(config) for config in sources.configs}
-    others = {path: entry for path, entry in published.items() if path.split("/")[1] not in built}
-    opened = opener(api, repo_id, remote)
-    contents |= {path: _published_content(path, entry, opened) for path, entry in others.items()}
-    entries |= others
-    manifest = make_manifest([*sources.configs, *old["configs"]], known, entries, SCHEMA)
-    result = Verified(configs=list(manifest["configs"]))
-    check_contents(manifest, contents, sources.expected, result)
-    _refuse("the verification is not green", result.listed())
-    summaries = stats.collect(staging, manifest, summaries, opened)
-    example = _example_finder(plan, summaries, opened)
-    manifest, texts = _with_card(manifest, edition, summaries, example)
-    rows = {path: _rows(plan.parts[path]) for path in todo}
-    return Release(edition.version, staging, manifest, texts, uploaded, rows)
+                os.remove(os.path.join(self.staging, path))
+        self.built |= {path: (made[path], contents[path]) for path in made}
+
+    def _manifest(self, remote):
+        """The manifest with its version, all rows checked; its files are published, built, or to be built."""
+        edition, configs = self.edition, self.sources.configs
+        old = remote.manifest or {"sources": {}, "configs": {}}
+        published, entries, contents = published_entries(remote), {}, {}
+        for path, part in self.archive_plan.parts.items():
+            entry = published.get(path)
+            if entry is None or entry["key"] != part.key:
+                entry = _entry_to_build(part)
+            entries[path], contents[path] = self.built.get(path, (entry, planned_content(part.part, entry)))
+        built = {part_of(config) for config in configs}
+        opened = opener(self.api, edition.repo_id, remote.head)
+        for path, entry in published.items():
+            if path.split("/")[1] not in built:
+                if entry["sha256"] not in self.read:
+                    self.read[entry["sha256"]] = _published_content(path, entry, opened)
+                entries[path], contents[path] = entry, self.read[entry["sha256"]]
+        manifest = make_manifest([*configs, *old["configs"]], old["sources"] | self.archives, entries, SCHEMA)
+        if not self.built and "versions" in old:
+            manifest["versions"] = old["versions"]  # that the files were written with
+        result = Verified(configs=list(manifest["configs"]))
+        check_contents(manifest, contents, self.sources.expected, result)
+        _refuse("the verification is not green", result.listed())
+        return {"version": edition.version, **manifest}
+
+
+def _entry_to_build(planned: PlannedPart) -> dict:
+    """A manifest entry as far as it is known before the file is written; see `Release`."""
+    content = hashlib.sha256(planned.row_digests.encode()).hexdigest()
+    size, rows = source_bytes(planned.part), len(planned.part.rows)
+    return {"rows": rows, "bytes": size, "sha256": None, "key": planned.key, "content": content}
+
+
+def _to_build(release: Release) -> list[str]:
+    return [path for path, entry in release.files.items() if entry["sha256"] is None]
 
 
 def _published_stats(api, repo_id, remote):
