@@ -226,15 +226,15 @@ def test_publish_load_pin_and_update_twice(publisher, v1, relabeled, added):
             assert WRITE_TOKEN.encode() not in path.read_bytes(), path
 
 
-def test_only_files_that_changed_are_sent(publisher, v1, relabeled):
-    publisher.ok(v1, "1.0.0")
-    before, _, _, _ = publisher.published()
-    publisher.hub.reset()
-    publisher.ok(relabeled, "2.0.0")
-    after, _, _, _ = publisher.published()
+def test_only_files_that_changed_are_sent(xet_publisher, v1, relabeled):
+    xet_publisher.ok(v1, "1.0.0")
+    before, _, _, _ = xet_publisher.published()
+    xet_publisher.hub.reset()
+    xet_publisher.ok(relabeled, "2.0.0")
+    after, _, _, _ = xet_publisher.published()
     changed = [path for path in after if after[path] != before.get(path)]
     assert 1 <= len([path for path in changed if path.endswith(".parquet")]) <= 4
-    uploaded = publisher.hub.counters()["uploaded"]
+    uploaded = xet_publisher.hub.counters()["uploaded"]
     assert uploaded["xorbs"] + uploaded["lfs"] <= sum((relabeled / path).stat().st_size for path in changed)
 
 
@@ -353,23 +353,23 @@ def test_a_killed_publication_goes_on_and_sends_nothing_twice(publisher, v1):
 # --------------------------------------------------------------------------------------------------- from the archive
 
 
-def test_from_the_archive_only_changed_parts_are_built(publisher, v1, relabeled, tmp_path):
-    publisher.ok(v1, "1.0.0")
+def test_from_the_archive_only_changed_parts_are_built(xet_publisher, v1, relabeled, tmp_path):
+    xet_publisher.ok(v1, "1.0.0")
     source = relabeled.parent / "source"
-    before = publisher.published()[0]
+    before = xet_publisher.published()[0]
     flags = ["--source", source, "--build-and-upload", "--expect", source / "expected.json"]
     work = tmp_path / "work"
-    publisher.refused("v1.0.0 is tagged", work, "1.0.0", *flags, "--branch", "next", expect=False)
-    publisher.refused("too small a step: 2 rows changed", work, "1.0.1", *flags, expect=False)
-    assert "building" not in "".join(publisher.said) and not work.exists()
-    assert [ref.name for ref in publisher.api.list_repo_refs(REPO, repo_type="dataset").branches] == ["main"]
-    publisher.hub.reset()
-    said = publisher.ok(work, "2.0.0", *flags, expect=False)
+    xet_publisher.refused("v1.0.0 is tagged", work, "1.0.0", *flags, "--branch", "next", expect=False)
+    xet_publisher.refused("too small a step: 2 rows changed", work, "1.0.1", *flags, expect=False)
+    assert "building" not in "".join(xet_publisher.said) and not work.exists()
+    assert [ref.name for ref in xet_publisher.api.list_repo_refs(REPO, repo_type="dataset").branches] == ["main"]
+    xet_publisher.hub.reset()
+    said = xet_publisher.ok(work, "2.0.0", *flags, expect=False)
     assert re.search(r"all together +\d+ +[2-9] +[0-9] ", said), said
     assert list(work.iterdir()) == []
-    sent = publisher.hub.counters()["uploaded"]
-    assert load(publisher, "v2.0.0") == local(relabeled)
-    files, _, _, _ = publisher.published()
+    sent = xet_publisher.hub.counters()["uploaded"]
+    assert load(xet_publisher, "v2.0.0") == local(relabeled)
+    files, _, _, _ = xet_publisher.published()
     wanted = json.loads((relabeled / "manifest.json").read_text())["files"]
     assert {path: files[path] for path in wanted} == {path: entry["sha256"] for path, entry in wanted.items()}
     changed = [path for path, entry in wanted.items() if before.get(path) != entry["sha256"]]
@@ -390,7 +390,7 @@ def test_from_the_archive_into_a_new_repository(xet_publisher, v1, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mode, archives, every, start", [("xet", False, 97, 3), ("lfs", False, 97, 5), ("xet", True, 97, 41)]
+    "mode, archives, every, start", [("xet", False, 151, 3), ("lfs", False, 151, 5), ("xet", True, 151, 41)]
 )
 def test_a_fault_at_any_request_is_survived(mode, archives, every, start, tmp_path, capsys):
     """A sample; `python -m tests.fault_sweep` tries every fault at every request."""

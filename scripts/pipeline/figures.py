@@ -75,7 +75,7 @@ def draw(parts: dict, example: Example) -> list[Figure]:
     """All figures that the merged summaries `parts` ({part: summary}) allow."""
     with rc_context(STYLE):
         return [
-            Figure(name, f"assets/{name}.{kind}", alt, _png(canvas) if kind == "png" else _jpeg(canvas))
+            Figure(name, f"assets/{name}.{kind}", alt, _encoded(canvas, kind))
             for name, kind, alt, canvas in _drawings(parts, example)
         ]
 
@@ -92,17 +92,13 @@ def _drawings(parts, example):
         yield from (objects(segmented), heat_maps(segmented), agreement(segmented))
 
 
-def _png(canvas):
-    """PNG of a canvas. Its metadata is emptied: it would name the version of matplotlib."""
+def _encoded(canvas, kind):
+    """A canvas as PNG or JPEG. Not by matplotlib's `savefig`, which draws twice and names its version in the file."""
+    agg = FigureCanvasAgg(canvas)
+    agg.draw()
     buffer = io.BytesIO()
-    FigureCanvasAgg(canvas).print_figure(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _jpeg(canvas):
-    FigureCanvasAgg(canvas).draw()
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(canvas.canvas.buffer_rgba())[:, :, :3]).save(buffer, "JPEG", quality=85)
+    image = Image.fromarray(np.asarray(agg.buffer_rgba())[:, :, :3])
+    image.save(buffer, "PNG") if kind == "png" else image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
