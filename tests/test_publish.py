@@ -698,9 +698,14 @@ def test_a_tag_is_not_trusted_by_its_name(released, monkeypatch):
         hub_module._nothing_new(None, REPO, released, remote, changes, False)
 
 
-def test_the_card_of_a_folder_is_checked_before_it_is_published(small, monkeypatch):
+def test_the_card_of_a_folder_is_checked_before_it_is_published(small, tmp_path, monkeypatch):
     expected = Expected.load(f"{small}.expected.json")
-    for name, what in (("stale", "card is stale"), ("check_card", "card is wrong"), ("lint_card", "would not take")):
+    edited = shutil.copytree(small, tmp_path / "edited")
+    with open(edited / "README.md", "a", encoding="utf-8") as card:
+        card.write("An edit by hand.\n")
+    with pytest.raises(PublishError, match="verification is not green:\n- README.md: changed since it was made"):
+        release_module.folder_release(str(edited), edition("1.0.0"), expected, 1)
+    for name, what in (("check_card", "card is wrong"), ("lint_card", "would not take")):
         with monkeypatch.context() as patch, pytest.raises(PublishError, match=f"{what}.*:\n- as it is"):
             patch.setattr(release_module, name, lambda *arguments: ["as it is"])
             release_module.folder_release(str(small), edition("1.0.0"), expected, 1)

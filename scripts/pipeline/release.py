@@ -19,7 +19,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from hyper_kvasir import CATEGORIES, TAXONOMY, TRACTS, Expected, Part, part_of, read_examples, settle
 from scripts.pipeline import stats
 from scripts.pipeline.build import STAGING, build_parts, built_parts, source_bytes, source_problems
-from scripts.pipeline.card import check_card, find_row, folder_examples, lint_card, make_card, stale
+from scripts.pipeline.card import check_card, find_row, folder_examples, lint_card, make_card
 from scripts.pipeline.hub import (
     PublishError,
     Release,
@@ -52,7 +52,7 @@ class FolderMaker:
         self.release = functools.cache(lambda: folder_release(folder, edition, expected, workers))
 
     def plan(self, remote: Remote) -> Release:
-        """The whole release. Raises PublishError where the folder does not verify or its card is stale."""
+        """The whole release. Raises PublishError where the folder, its card included, does not verify."""
         release = self.release()
         check_lost(self.repo_id, remote, {path.split("/")[1] for path in release.files})
         return release
@@ -62,12 +62,11 @@ class FolderMaker:
 
 
 def folder_release(folder: str, edition: Edition, expected: Expected, workers: int) -> Release:
-    """The release of a built folder. Raises PublishError where it does not verify or its card is stale."""
+    """The release of a built folder. Raises PublishError where it, its card included, does not verify."""
     manifest = read_manifest(folder)
     if manifest is None:
         raise PublishError(f"{folder}: no {FILE}: not a built folder, or its build was cut off; run scripts.build")
     _refuse("the verification is not green", verify(folder, expected, workers).listed())
-    _refuse("the card is stale", stale(folder, manifest))
     summaries = stats.collect(folder, manifest, stats.read_stats(folder))
     manifest, texts = _with_card(manifest, edition, summaries, folder_examples(folder, summaries))
     _refuse("the card is wrong", check_card(texts["README.md"].decode(), manifest, folder))
