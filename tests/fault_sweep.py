@@ -162,11 +162,18 @@ def sent_bytes(hub) -> int:
 
 def is_unknown_to_the_hub(log: list[dict]) -> bool:
     """Whether a run ended, or was struck, while the client could not know that the Hub had taken a content."""
+    struck = next((i for i, line in enumerate(log) if line["fault"]), len(log))
+    lost = any(line["fault"] and line["route"] in (*UPLOADS, REGISTERS) for line in log)
+    return lost or is_unregistered(log[:struck]) or is_unregistered(log)
+
+
+def is_unregistered(log: list[dict]) -> bool:
+    """Whether the last content that was uploaded to the Xet storage was not registered after it."""
     routes = [line["route"] for line in log if line["accepted"]]
-    last_upload, last_register = (
-        max((i for i, r in enumerate(routes) if r == what), default=-1) for what in (UPLOADS[0], REGISTERS)
+    uploaded, registered = (
+        max((i for i, route in enumerate(routes) if route == what), default=-1) for what in (UPLOADS[0], REGISTERS)
     )
-    return last_upload > last_register or any(line["fault"] and line["route"] in (*UPLOADS, REGISTERS) for line in log)
+    return uploaded > registered
 
 
 def sweep(work: Path, mode: str, every: int, start: int, archives: bool = False) -> tuple[int, int]:
