@@ -149,15 +149,14 @@ def test_a_download_of_another_digest_is_refused(served, source, tmp_path):
 
 
 def test_a_fold_csv_of_another_digest_is_refused(served, source, tmp_path):
+    """Also without checks: a download is the official one, or none."""
     _, folder, _ = served
-    expected = json.loads((source / "expected.json").read_text())
-    expected["sources"]["5_fold_split.csv"] = {"bytes": 0, "sha256": "0" * 64}
-    (tmp_path / "expected.json").write_text(json.dumps(expected))
-    made = HyperKvasir(
-        config_name="labeled", expected=str(tmp_path / "expected.json"), cache_dir=str(tmp_path / "cache")
-    )
-    with pytest.raises(SourceError, match="not the official 5_fold_split.csv: sha256"):
-        made.download_and_prepare()
+    with open(folder / "5_fold_split.csv", "a") as file:
+        file.write("\n")
+    made = HyperKvasir(config_name="labeled", expected=str(source / "expected.json"), cache_dir=str(tmp_path / "cache"))
+    for mode in ("basic_checks", "no_checks"):
+        with pytest.raises(SourceError, match="not the official 5_fold_split.csv: sha256"):
+            made.download_and_prepare(verification_mode=mode)
 
 
 def test_a_page_in_place_of_an_archive_is_not_taken_nor_kept(web, source, monkeypatch, tmp_path):

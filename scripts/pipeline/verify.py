@@ -91,7 +91,7 @@ def check_contents(manifest: dict, contents: dict[str, FileContent], expected: E
     for path, content in contents.items():
         _check_entry(path, manifest["files"][path], content, result)
     _check_ids(contents, result)
-    _check_folds(manifest, contents, result)
+    _check_folds(contents, result)
     _count(manifest, contents, expected, result)
     _check_views(manifest, contents, result)
 
@@ -264,7 +264,7 @@ def _check_ids(contents, result):
             result.problems.append(f"{path}: {image_id} has other image bytes in {labeled_path}")
 
 
-def _check_folds(manifest, contents, result):
+def _check_folds(contents, result):
     """Every labeled image is in a fold of each official split."""
     for path, content in contents.items():
         for k in FOLDS:
