@@ -71,6 +71,54 @@ def tree(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
 
 
+@pytest.fixture(params=["xet", "lfs"])
+def publisher(request, tmp_path):
+    from scripts.loopback_hub import LoopbackHub
+    from tests.publisher import Publisher
+
+    with LoopbackHub(str(tmp_path / "hub")) as hub:
+        yield Publisher(hub, tmp_path / "home", request.param == "xet")
+
+
+@pytest.fixture
+def xet_publisher(tmp_path):
+    from scripts.loopback_hub import LoopbackHub
+    from scripts.loopback_hub.client import TOKENS
+    from tests.publisher import STRANGER_TOKEN, Publisher
+
+    tokens = TOKENS | {"stranger": (STRANGER_TOKEN, "write")}
+    with LoopbackHub(str(tmp_path / "hub"), tokens=tokens) as hub:
+        yield Publisher(hub, tmp_path / "home", True)
+
+
+@pytest.fixture(scope="session")
+def v1(tmp_path_factory):
+    from tests.publisher import folder_of
+
+    return folder_of(tmp_path_factory, "v1")
+
+
+@pytest.fixture(scope="session")
+def relabeled(tmp_path_factory):
+    from tests.publisher import folder_of
+
+    return folder_of(tmp_path_factory, "relabeled", relabel=2)
+
+
+@pytest.fixture(scope="session")
+def added(tmp_path_factory):
+    from tests.publisher import folder_of
+
+    return folder_of(tmp_path_factory, "added", relabel=2, add=3)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    from tests.publisher import folder_of
+
+    return folder_of(tmp_path_factory, "small", configs=["segmented", "unlabeled"])
+
+
 @pytest.fixture
 def web(tmp_path):
     """A web server of the folder tmp_path/web that knows Range: (address, folder, list of requests)."""

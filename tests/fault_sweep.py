@@ -29,7 +29,7 @@ from pathlib import Path
 from scripts.build import main as build
 from scripts.loopback_hub import LoopbackHub
 from tests.fake_source import write_source
-from tests.test_publish import REPO, Publisher
+from tests.publisher import REPO, Publisher
 
 FAULTS = ("412", "409", "429", "500", "cut", "cut after", "kill")
 CONFIGS = ("--config", "segmented", "--config", "unlabeled")

@@ -13,7 +13,7 @@ from scripts.loopback_hub.repo_routes import CI_IDENTITY
 from scripts.pipeline.hub import PublishError, Remote, Target, check_access
 from scripts.publish import parse
 from tests.conftest import ROOT
-from tests.test_publish import REPO, Publisher, small  # noqa: F401
+from tests.publisher import REPO, Publisher
 
 WORKFLOW = ROOT / ".github/workflows/publish.yaml"
 
@@ -46,7 +46,7 @@ def test_its_commands_are_ones_that_there_are(workflow, tmp_path, monkeypatch):
     assert args.build_and_upload and args.version == "1.0.0" and "unlabeled" not in args.config
 
 
-def test_a_ci_identity_publishes_to_its_repository_alone(small, tmp_path):  # noqa: F811
+def test_a_ci_identity_publishes_to_its_repository_alone(small, tmp_path):
     """huggingface_hub finds HF_OIDC_RESOURCE, as the workflow sets it, and asks the Hub for a token by itself.
 
     The Hub need not say whose the token is: whether it may write to the repository is what is asked.
