@@ -229,11 +229,12 @@ def new_bytes(store, files):
 COMMIT = """
 import base64, json, sys
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from scripts.pipeline.hub import read_remote, recall
+from scripts.pipeline.hub import Repository
 repo_id, files, texts, gone = json.load(sys.stdin)
 api = HfApi()
 api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
-recall(api, repo_id, "main", read_remote(api, repo_id, "main"), files)
+repository = Repository(api, repo_id)
+repository.recall(repository.state(), files)
 operations = [CommitOperationAdd(path, file) for path, file in files.items()]
 operations += [CommitOperationAdd(path, base64.b64decode(text)) for path, text in texts.items()]
 operations += [CommitOperationDelete(path) for path in gone]

@@ -5,8 +5,8 @@
 
 The plan (files kept, added, deleted; bytes) is printed before anything is built, made on the Hub, or sent; --dry-run
 ends there. Then files that the Hub lacks are uploaded, one commit is made, read back as a reader would (every file is
-there, every config streams, small parts load whole), and tagged vX.Y.Z. A publication that was killed goes on where it
-was when it is run again: nothing is sent twice.
+there, every config streams, small parts load whole), and tagged vX.Y.Z. A publication that was killed picks up where it
+left off when it is run again: nothing is sent twice.
 
 Refused: a folder that does not verify; a version that is tagged, has no entry in dataset_card/CHANGELOG.md, or is too
 small a step (MAJOR where rows or columns changed or are gone, MINOR where rows, columns or configs are new); a
@@ -14,8 +14,8 @@ repository of something else; a token that may not write. The token is that of `
 
     python -m scripts.publish work --repo-id ns/hyper-kvasir --version 2.0.0 --source archives --build-and-upload
 
-With --source, only parts whose inputs changed since the published version are built, below DIR (which is left empty);
-unchanged ones are neither built nor downloaded. With --build-and-upload too, parts are built, uploaded and removed some
+With --source, only files whose inputs changed since the published version are built, below DIR (which is left empty);
+unchanged ones are neither built nor downloaded. With --build-and-upload too, files are built, uploaded and removed some
 at a time, which takes less than 1 GB of disk beyond the archives.
 """
 
@@ -24,25 +24,17 @@ import contextlib
 import os
 import shutil
 
-from httpx2 import TransportError
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OIDCError
+from huggingface_hub.errors import HFValidationError, HTTPError, OIDCError
 from huggingface_hub.utils import validate_repo_id
 
 from hyper_kvasir import CONFIGS, Expected
 from scripts.pipeline.build import STAGING, only_builder_of
 from scripts.pipeline.console import run, say
-from scripts.pipeline.hub import (
-    PublishError,
-    Target,
-    check_changelog,
-    check_token,
-    explain,
-    parse_version,
-    publish,
-)
+from scripts.pipeline.hub import PublishError, Repository, check_token, explain
 from scripts.pipeline.manifest import FILE, read_manifest
-from scripts.pipeline.release import Edition, FolderMaker, SourceMaker, Sources
+from scripts.pipeline.publish import check_changelog, parse_version, publish
+from scripts.pipeline.release import BuildOptions, Edition, FolderMaker, SourceMaker
 
 CHANGELOG = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dataset_card", "CHANGELOG.md")
 
@@ -54,19 +46,17 @@ def main(arguments=None) -> int:
         edition = Edition(args.version, args.repo_id, read_changelog(args.changelog, args.version))
         if not args.dry_run:
             check_token()
-        api = HfApi()  # asks for the token at each request: one of a trusted publisher lasts an hour, and is renewed
-        target, expected = Target(args.repo_id, args.branch, args.private), Expected.load(args.expect)
+        # HfApi asks for the token at each request: one of a trusted publisher lasts an hour, and is renewed.
+        repository = Repository(HfApi(), args.repo_id, args.branch)
+        expected, settings = Expected.load(args.expect), {"private": args.private, "dry_run": args.dry_run}
         if not args.source:
-            print(publish(api, target, FolderMaker(args.folder, edition, expected, args.workers), args.dry_run))
+            print(publish(repository, FolderMaker(args.folder, edition, expected, args.workers), **settings))
             return 0
         with work_folder(args.folder):
-            sources = Sources(
-                args.source, args.folder, args.config or CONFIGS, expected, args.workers, args.build_and_upload
-            )
-            print(publish(api, target, SourceMaker(api, edition, sources), args.dry_run))
+            print(publish(repository, SourceMaker(repository, edition, build_options(args, expected)), **settings))
             if not args.dry_run:  # else what an earlier try has built is left for the next one
                 shutil.rmtree(os.path.join(args.folder, STAGING), ignore_errors=True)
-    except (RuntimeError, ValueError, HfHubHTTPError, HFValidationError, TransportError, OIDCError, OSError) as error:
+    except (RuntimeError, ValueError, HTTPError, HFValidationError, OIDCError, OSError) as error:
         say(f"error: {explain(error)}")
         return 1
     return 0
@@ -81,6 +71,18 @@ def read_changelog(path: str, version: str) -> str:
         raise PublishError(f"{path}: no such file; write one with an entry '## {version}'") from error
     check_changelog(version, text, path)
     return text
+
+
+def build_options(args, expected: Expected) -> BuildOptions:
+    """How to build with --source."""
+    return BuildOptions(
+        archives=args.source,
+        work=args.folder,
+        configs=args.config or CONFIGS,
+        expected=expected,
+        workers=args.workers,
+        send_at_once=args.build_and_upload,
+    )
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from filelock import FileLock
 from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.client import READ_TOKEN, WRITE_TOKEN
 from scripts.pipeline import build as build_module
-from scripts.pipeline import hub as hub_module
-from scripts.pipeline.hub import PublishError, Remote
+from scripts.pipeline.hub import PublishError
+from scripts.pipeline.publish import Published, check_repository
 from scripts.publish import main, parse
 from tests.conftest import build, tree
 from tests.fake_source import write_source
@@ -67,7 +67,7 @@ def test_refusals(xet_publisher, v1, relabeled, added, tmp_path):
     p.refused("does not accept the token", v1, "1.0.0", token="hf_nobody_knows_it")
     p.refused("stranger is not a member of ns", v1, "1.0.0", token=STRANGER_TOKEN)
     p.refused("home/CHANGELOG.md has no entry '## 9.9.9'", v1, "9.9.9")
-    p.refused("'1.0' is no version; expected X.Y.Z", v1, "1.0")
+    p.refused("'1.0' is not a version; expected X.Y.Z", v1, "1.0")
     p.refused("verification is not green:\n- labeled / train: 137, expected 10,662", v1, "1.0.0", expect=False)
     p.refused("not a built folder, or its build was cut off", tmp_path, "1.0.0", expect=False)
     assert not p.hub.counters()["uploaded"]["commits"]
@@ -90,7 +90,7 @@ def test_repositories_of_something_else(xet_publisher, small):
     upload_file(p, "hyper-kvasir.py")
     p.refused("hyper-kvasir.py: datasets refuses to load it as a script", small, "1.0.0")
     with pytest.raises(PublishError, match="a name ending in .py"):
-        hub_module.check_repo("ns/hyper.py", Remote(None))
+        check_repository(Published("ns/hyper.py", None))
 
 
 def test_a_branch_and_a_private_repository(xet_publisher, small):

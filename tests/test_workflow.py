@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from hyper_kvasir import SOURCES
 from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.repo_routes import CI_IDENTITY
-from scripts.pipeline.hub import PublishError, Remote, Target, check_access
+from scripts.pipeline.hub import PublishError, Repository, State
 from scripts.publish import parse
 from tests.conftest import ROOT
 from tests.publisher import REPO, Publisher
@@ -65,4 +65,4 @@ def test_a_ci_identity_publishes_to_its_repository_alone(small, tmp_path):
         body = {"subject_token": CI_IDENTITY, "resource": "datasets/ns/new"}
         token = httpx2.post(f"{hub.endpoint}/oauth/token", json=body).json()["access_token"]
         with pytest.raises(PublishError, match="ns/new is not there, .* trusted publisher, which cannot make it"):
-            check_access(HfApi(endpoint=hub.endpoint, token=token), Target("ns/new"), Remote(None))
+            Repository(HfApi(endpoint=hub.endpoint, token=token), "ns/new").check_access(State("ns/new", None))

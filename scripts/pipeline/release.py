@@ -1,6 +1,6 @@
 """A release: a built folder as it lies there, or straight from the archives.
 
-From the archives, only parts whose inputs changed since the published version are built. Unchanged parts are neither
+From the archives, only shards whose inputs changed since the published version are built. Unchanged ones are neither
 built nor downloaded: their rows are known from the archives, their files from the published manifest.
 """
 
@@ -9,31 +9,22 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from huggingface_hub import CommitOperationAdd, HfApi
 
 from hyper_kvasir import CATEGORIES, TAXONOMY, TRACTS, Expected, Part, part_of, read_examples, settle
 from scripts.pipeline import stats
 from scripts.pipeline.build import STAGING, build_parts, built_parts, source_bytes, source_problems
 from scripts.pipeline.card import check_card, find_row, folder_examples, lint_card, make_card
-from scripts.pipeline.hub import (
-    PublishError,
-    Release,
-    Remote,
-    batches,
-    check_lost,
-    download,
-    opener,
-    patiently,
-    published_entries,
-)
+from scripts.pipeline.hub import PublishError, Repository, batches
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, read_manifest
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedPart, make_plan
+from scripts.pipeline.publish import Draft, Published, Release, check_lost, check_untagged
 from scripts.pipeline.verify import FileContent, Verified, check_contents, read_contents, verify
+
+Send = Callable[[list[str], str], None]  # uploads files of a folder
 
 
 class Edition(NamedTuple):
@@ -44,33 +35,46 @@ class Edition(NamedTuple):
     changelog: str  # the text of CHANGELOG.md
 
 
+# ------------------------------------------------------------------------------------------------------------ folder
+
+
 class FolderMaker:
     """Makes the release of a built folder."""
 
     def __init__(self, folder: str, edition: Edition, expected: Expected, workers: int):
-        self.repo_id = edition.repo_id
+        self.folder, self.edition = folder, edition
         self.release = functools.cache(lambda: folder_release(folder, edition, expected, workers))
 
-    def plan(self, remote: Remote) -> Release:
-        """The whole release. Raises PublishError where the folder, its card included, does not verify."""
+    def draft(self, published: Published) -> Release:
+        """The whole release. Raises PublishError if the folder, its card included, does not verify."""
+        files = built_manifest(self.folder)["files"]
+        if published.manifest is None or published.manifest["files"] != files:
+            check_untagged(self.edition.version, published)  # now, and not after minutes of verification
         release = self.release()
-        check_lost(self.repo_id, remote, {path.split("/")[1] for path in release.files})
+        check_lost(published, {path.split("/")[1] for path in release.files})
         return release
 
-    def build(self, remote: Remote, planned: Release, send: Callable[[list[str], str], dict]) -> Release:
-        return planned
+    def build(self, published: Published, draft: Draft, send: Send) -> Release:
+        """The same release: nothing is left to be built."""
+        return self.release()
 
 
 def folder_release(folder: str, edition: Edition, expected: Expected, workers: int) -> Release:
-    """The release of a built folder. Raises PublishError where it, its card included, does not verify."""
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise PublishError(f"{folder}: no {FILE}: not a built folder, or its build was cut off; run scripts.build")
+    """The release of a built folder. Raises PublishError if it, its card included, does not verify."""
+    manifest = built_manifest(folder)
     _refuse("the verification is not green", verify(folder, expected, workers).listed())
     summaries = stats.collect(folder, manifest, stats.read_stats(folder))
     manifest, texts = _with_card(manifest, edition, summaries, folder_examples(folder, summaries))
     _refuse("the card is wrong", check_card(texts["README.md"].decode(), manifest, folder))
-    return Release(edition.version, folder, manifest, texts)
+    return Release(version=edition.version, folder=folder, manifest=manifest, texts=texts)
+
+
+def built_manifest(folder: str) -> dict:
+    """The manifest of a built folder. Raises PublishError for any other folder."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise PublishError(f"{folder}: no {FILE}: not a built folder, or its build was cut off; run scripts.build")
+    return manifest
 
 
 def _refuse(what, problems):
@@ -86,150 +90,166 @@ def _with_card(manifest, edition, summaries, example):
     return manifest, {**texts, FILE: manifest_text(manifest).encode()}
 
 
-class Sources(NamedTuple):
-    """What a release is built from, and where."""
+# ---------------------------------------------------------------------------------------------------------- archives
 
-    folders: list[str]
-    work: str
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What a release is built from, and how."""
+
+    archives: list[str]  # folders
+    work: str  # the folder to build in
     configs: list[str]
     expected: Expected
     workers: int
-    part_by_part: bool  # uploaded and removed before the next is built, so that `work` stays small
+    send_at_once: bool  # upload and remove shards before others are built, so that `work` stays small
 
 
 class SourceMaker:
     """Makes the release of what the archives hold: builds what is not published yet, keeps all else that is.
 
-    What was built and sent is kept for a second round, after somebody else's commit.
+    What was built is kept for another round, after somebody else's commit.
     """
 
-    def __init__(self, api: HfApi, edition: Edition, sources: Sources):
-        self.api, self.edition, self.sources = api, edition, sources
-        self.staging = os.path.join(sources.work, STAGING)
+    def __init__(self, repository: Repository, edition: Edition, options: BuildOptions):
+        self.repository, self.edition, self.options = repository, edition, options
+        self.staging = os.path.join(options.work, STAGING)
         self.built: dict[str, tuple[dict, FileContent]] = {}  # by path: manifest entry, what the file holds
-        self.uploaded: dict[str, CommitOperationAdd] = {}
-        self.archives: dict[str, dict] = {}  # fingerprints, as "sources" in the manifest
+        self.fingerprints: dict[str, dict] = {}  # of archives, as "sources" in the manifest
         self.summaries: dict[str, dict] = {}
         self.read: dict[str, FileContent] = {}  # published files by their sha256
 
     @functools.cached_property
-    def archive_plan(self) -> Plan:
-        """Of all parts in the archives. Raises SourceError with all that is wrong there."""
-        plan = make_plan(self.sources.folders, self.sources.configs, self.sources.expected)
+    def plan(self) -> Plan:
+        """The shards of all that is in the archives. Raises SourceError with all that is wrong there."""
+        plan = make_plan(self.options.archives, self.options.configs, self.options.expected)
         settle(plan.problems, checks=True)
         return plan
 
-    def plan(self, remote: Remote) -> Release:
-        """The release as far as the archives' directories and the published files tell; whole, if none is to be built.
+    def draft(self, published: Published) -> Draft:
+        """The release as far as the archives' directories and the published files tell; whole if none is to be built.
 
-        Raises SourceError with all problems of the archives, PublishError where rows are not as they should be.
+        Raises SourceError with all problems of the archives, PublishError if rows are not as they should be.
         """
-        check_lost(self.edition.repo_id, remote, {part_of(config) for config in self.sources.configs})
-        planned = Release(self.edition.version, self.staging, self._manifest(remote), None, self.uploaded)
-        published = published_entries(remote)
-        for path, part in self.archive_plan.parts.items():
-            if planned.files[path] != published.get(path):
-                planned.rows[path] = _rows(part)
-        return planned if _to_build(planned) else self.build(remote, planned, lambda paths, folder: {})
+        check_lost(published, self._parts())
+        manifest, there = self._manifest(published), published.entries
+        new = {path: shard for path, shard in self.plan.parts.items() if manifest["files"][path] != there.get(path)}
+        rows = {path: _row_digests(shard) for path, shard in new.items()}
+        draft = Draft(version=self.edition.version, folder=self.staging, manifest=manifest, rows=rows)
+        if _to_build(draft):
+            return draft
+        self._build({}, published)  # takes the fingerprints of archives that are new
+        return self._whole(draft, published)
 
-    def build(self, remote: Remote, planned: Release, send: Callable[[list[str], str], dict]) -> Release:
-        """The whole release: builds and verifies what is not published yet, and sends it where it is to go at once.
+    def build(self, published: Published, draft: Draft, send: Send) -> Release:
+        """The whole release: builds and verifies what is not published yet; sends it at once if the options say so.
 
-        Raises SourceError with all problems of the source, PublishError where the result does not verify.
+        Raises SourceError with all problems of the source, PublishError if the result does not verify.
         """
-        if planned.texts is not None:
-            return planned
-        old = remote.manifest["sources"] if remote.manifest else {}
-        todo = {path: self.archive_plan.parts[path] for path in _to_build(planned)}
-        for batch in batches({path: source_bytes(p.part) for path, p in todo.items()}) or [[]]:
-            self._build({path: todo[path] for path in batch}, old, send)
-        manifest, opened = self._manifest(remote), opener(self.api, self.edition.repo_id, remote.head)
-        known = _published_stats(self.api, self.edition.repo_id, remote) | self.summaries
-        summaries = stats.collect(self.staging, manifest, known, opened)
-        manifest, texts = _with_card(
-            manifest, self.edition, summaries, _example_finder(self.archive_plan, summaries, opened)
-        )
-        return replace(planned, manifest=manifest, texts=texts)
+        if isinstance(draft, Release):
+            return draft
+        todo = {path: self.plan.parts[path] for path in _to_build(draft)}
+        for batch in batches({path: source_bytes(shard.part) for path, shard in todo.items()}):
+            made = self._build({path: todo[path] for path in batch}, published)
+            if self.options.send_at_once:
+                send(made, self.staging)
+                for path in made:
+                    os.remove(os.path.join(self.staging, path))
+        return self._whole(draft, published)
 
-    def _build(self, todo, old_archives, send):
-        """Builds some parts, or finds them built by a run that was cut off; without any, takes the fingerprints."""
-        plan, expected, workers = self.archive_plan, self.sources.expected, self.sources.workers
+    def _parts(self):
+        return {part_of(config) for config in self.options.configs}
+
+    def _build(self, todo, published):
+        """Builds shards, or finds them built by a run that was cut off, and returns their paths.
+
+        Takes the fingerprints of archives that are not known; without any shard, does only that.
+        """
+        plan, expected, workers = self.plan, self.options.expected, self.options.workers
+        known = (published.manifest["sources"] if published.manifest else {}) | self.fingerprints
         made = built_parts(self.staging, self.staging, todo)
-        missing = {path: part for path, part in todo.items() if path not in made}
-        found, new, problems = build_parts(plan, missing, self.staging, old_archives | self.archives, workers)
-        settle([*problems, *source_problems(plan, found, expected)], checks=True)
-        self.archives |= {part: {**source, "complete": True} for part, source in found.items()}
+        missing = {path: shard for path, shard in todo.items() if path not in made}
+        fingerprints, new, problems = build_parts(plan, missing, self.staging, known, workers)
+        settle([*problems, *source_problems(plan, fingerprints, expected)], checks=True)
+        self.fingerprints |= {part: {**source, "complete": True} for part, source in fingerprints.items()}
         made |= new
         contents = read_contents(self.staging, sorted(made), workers)
         _refuse("the verification is not green", [p for content in contents.values() for p in content.problems])
         self.summaries |= stats.collect(self.staging, {"files": made}, self.summaries)
-        if self.sources.part_by_part and made:
-            self.uploaded |= send(sorted(made), self.staging)
-            for path in made:
-                os.remove(os.path.join(self.staging, path))
         self.built |= {path: (made[path], contents[path]) for path in made}
+        return sorted(made)
 
-    def _manifest(self, remote):
+    def _whole(self, draft, published):
+        """The release of a draft, all of whose shards are published or built."""
+        manifest = self._manifest(published)
+        opened = functools.partial(self.repository.open, revision=published.head)
+        known = _published_stats(self.repository, published) | self.summaries
+        summaries = stats.collect(self.staging, manifest, known, opened)
+        manifest, texts = _with_card(manifest, self.edition, summaries, _example_finder(self.plan, summaries, opened))
+        return Release(version=draft.version, folder=draft.folder, manifest=manifest, rows=draft.rows, texts=texts)
+
+    def _manifest(self, published):
         """The manifest with its version, all rows checked; its files are published, built, or to be built."""
-        edition, configs = self.edition, self.sources.configs
-        old = remote.manifest or {"sources": {}, "configs": {}}
-        published, entries, contents = published_entries(remote), {}, {}
-        for path, part in self.archive_plan.parts.items():
-            entry = published.get(path)
-            if entry is None or entry["key"] != part.key:
-                entry = _entry_to_build(part)
-            entries[path], contents[path] = self.built.get(path, (entry, planned_content(part.part, entry)))
-        built = {part_of(config) for config in configs}
-        opened = opener(self.api, edition.repo_id, remote.head)
-        for path, entry in published.items():
-            if path.split("/")[1] not in built:
-                if entry["sha256"] not in self.read:
-                    self.read[entry["sha256"]] = _published_content(path, entry, opened)
-                entries[path], contents[path] = entry, self.read[entry["sha256"]]
-        manifest = make_manifest([*configs, *old["configs"]], old["sources"] | self.archives, entries, SCHEMA)
+        configs, old = self.options.configs, published.manifest or {"sources": {}, "configs": {}}
+        files = self._files(published)
+        entries = {path: entry for path, (entry, _) in files.items()}
+        contents = {path: content for path, (_, content) in files.items()}
+        manifest = make_manifest([*configs, *old["configs"]], old["sources"] | self.fingerprints, entries, SCHEMA)
         if not self.built and "versions" in old:
             manifest["versions"] = old["versions"]  # that the files were written with
         result = Verified(configs=list(manifest["configs"]))
-        check_contents(manifest, contents, self.sources.expected, result)
+        check_contents(manifest, contents, self.options.expected, result)
         _refuse("the verification is not green", result.listed())
-        return {"version": edition.version, **manifest}
+        return {"version": self.edition.version, **manifest}
+
+    def _files(self, published):
+        """{path: (manifest entry, what the file holds)} of the archives' shards and of the parts that stay."""
+        there, files = published.entries, {}
+        for path, shard in self.plan.parts.items():
+            entry = there.get(path)
+            if entry is None or entry["key"] != shard.key:
+                entry = _entry_to_build(shard)
+            files[path] = self.built.get(path, (entry, planned_content(shard.part, entry)))
+        for path, entry in there.items():
+            if path.split("/")[1] not in self._parts():
+                if entry["sha256"] not in self.read:
+                    self.read[entry["sha256"]] = _published_content(self.repository, published.head, path, entry)
+                files[path] = entry, self.read[entry["sha256"]]
+        return files
 
 
 def _entry_to_build(planned: PlannedPart) -> dict:
-    """A manifest entry as far as it is known before the file is written; see `Release`."""
+    """A manifest entry as far as it is known before the file is written; see `Draft`."""
     content = hashlib.sha256(planned.row_digests.encode()).hexdigest()
     size, rows = source_bytes(planned.part), len(planned.part.rows)
     return {"rows": rows, "bytes": size, "sha256": None, "key": planned.key, "content": content}
 
 
-def _to_build(release: Release) -> list[str]:
-    return [path for path, entry in release.files.items() if entry["sha256"] is None]
+def _to_build(draft: Draft) -> list[str]:
+    return [path for path, entry in draft.files.items() if entry["sha256"] is None]
 
 
-def _published_stats(api, repo_id, remote):
-    """The summaries of the published files; none where none were published."""
-    if stats.FILE not in remote.files:
+def _published_stats(repository, published):
+    """The summaries of the published files; none if none were published."""
+    if stats.FILE not in published.files:
         return {}
-    return json.loads(patiently("reading stats.json", lambda: download(api, repo_id, stats.FILE, remote.head)))
+    return json.loads(repository.read(stats.FILE, published.head))
 
 
-def _published_content(path, entry, opened):
+def _published_content(repository, revision, path, entry):
     """What a published file of a part that is not built here holds: its columns, without the images."""
 
-    def read():
-        # No threads, see hub.read_rows.
-        with opened(path) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
-            names = [
-                n for n in parquet.schema_arrow.names if not pa.types.is_nested(parquet.schema_arrow.field(n).type)
-            ]
-            boxes = 0
-            if "objects" in parquet.schema_arrow.names:
-                objects = parquet.read(columns=["objects"], use_threads=False)["objects"].to_pylist()
-                boxes = sum(len(row["id"]) for row in objects)
-            columns = parquet.read(columns=names, use_threads=False).to_pydict()
-            return FileContent(entry["sha256"], columns, [], None, boxes, [])
+    def read(parquet):
+        schema = parquet.schema_arrow
+        names = [name for name in schema.names if not pa.types.is_nested(schema.field(name).type)]
+        boxes = 0
+        if "objects" in schema.names:
+            objects = parquet.read(columns=["objects"], use_threads=False)["objects"].to_pylist()
+            boxes = sum(len(row["id"]) for row in objects)
+        columns = parquet.read(columns=names, use_threads=False).to_pydict()
+        return FileContent(entry["sha256"], columns, [], None, boxes, [])
 
-    return patiently(f"reading the columns of {path}", read)
+    return repository.read_parquet(path, revision, read, "reading the columns of")
 
 
 def _example_finder(plan, summaries, opened):
@@ -238,15 +258,15 @@ def _example_finder(plan, summaries, opened):
 
     def example(part, image_id):
         if (part, image_id) in rows:
-            planned, row = rows[part, image_id]
-            return read_examples(planned, [row], []).to_pylist()[0]
+            shard, row = rows[part, image_id]
+            return read_examples(shard, [row], []).to_pylist()[0]
         return find_row(opened(stats.path_of(summaries, part, image_id)), image_id)
 
     return example
 
 
 def planned_content(part: Part, entry: dict) -> FileContent:
-    """What a published file holds, from the rows that it was planned of; its masks are not read again."""
+    """What a published file holds, from the rows that it was planned from; its masks are not read again."""
     columns: dict[str, list] = {"image_id": [row.image_id for row in part.rows]}
     if part.config != "unlabeled":
         columns["label"] = [row.label for row in part.rows]
@@ -259,6 +279,7 @@ def planned_content(part: Part, entry: dict) -> FileContent:
     return FileContent(entry["sha256"], columns, [row.image.crc for row in part.rows], None, boxes, [])
 
 
-def _rows(planned):
+def _row_digests(planned):
+    """The `row_digests` of a shard that is not written yet."""
     ids = [f"{planned.part.config} {row.image_id}" for row in planned.part.rows]
     return {image_id: planned.row_digests[8 * i : 8 * i + 8] for i, image_id in enumerate(ids)}

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from zlib import crc32
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +32,7 @@ from scripts.pipeline.console import Progress
 from scripts.pipeline.manifest import FILE, matching, read_manifest
 from scripts.pipeline.parquet import features_metadata
 from scripts.pipeline.pool import worker_pool
+from scripts.pipeline.readers import does_not_load, stream_problems
 
 
 class Check(NamedTuple):
@@ -345,14 +345,6 @@ def _check_loading(folder, manifest, result):
         return  # loading would only say them again, less clearly
     for config, splits in manifest["configs"].items():
         try:
-            streams = datasets.load_dataset(os.path.abspath(folder), config, streaming=True)
-            for stream in streams.values():
-                next(iter(stream))["image"].load()
+            result.problems += stream_problems(os.path.abspath(folder), config, list(splits))
         except Exception as error:  # whatever load_dataset raises is what a user would see
-            result.problems.append(f"{config}: does not load: {type(error).__name__}: {error}")
-            continue
-        if list(streams) != list(splits):
-            result.problems.append(f"{config}: loads with splits {list(streams)}, expected {list(splits)}")
-        for split, stream in streams.items():
-            if stream.features != features_of(config):
-                result.problems.append(f"{config} / {split}: loads with other features: {stream.features}")
+            result.problems.append(does_not_load(config, error))

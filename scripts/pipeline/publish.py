@@ -1,0 +1,607 @@
+"""Publication on the Hub: one commit, one tag, only what changed.
+
+Compare with the published manifest, refuse what is wrong, upload what is new, make one commit on the head that was
+compared with, read back at that commit, tag. Readers pin tags, and `main` moves from one whole version to the next.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import pyarrow.parquet as pq
+from huggingface_hub import CommitOperationAdd
+from huggingface_hub.errors import EntryNotFoundError
+
+from hyper_kvasir import features_of
+from scripts.pipeline.console import Progress, say, table
+from scripts.pipeline.hub import PublishError, RemoteFile, Repository, State, patiently, tagged_elsewhere
+from scripts.pipeline.manifest import FILE, matching, parse_manifest
+from scripts.pipeline.parquet import ROWS, features_metadata
+from scripts.pipeline.readers import does_not_load, loaded_rows, stream_problems
+
+ROUNDS = 3  # of drafting, if somebody else commits meanwhile
+LOAD_BYTES = 128 << 20  # of a part: larger ones are read back by streaming and by their footers only
+MOST_FILES, MOST_IN_FOLDER = 100_000, 10_000  # https://huggingface.co/docs/hub/storage-limits
+
+
+@dataclass(frozen=True)
+class Published(State):
+    """What is published: a repository's state with its manifest, None if there is none."""
+
+    manifest: dict | None = None
+
+    @property
+    def version(self) -> str | None:
+        return (self.manifest or {}).get("version")
+
+    @property
+    def entries(self) -> dict:
+        """The manifest's data files that are really there, with that content."""
+        entries = self.manifest["files"] if self.manifest else {}
+        there = self.files
+        return {
+            path: entry for path, entry in entries.items() if path in there and there[path].sha256 == entry["sha256"]
+        }
+
+    @property
+    def lost(self) -> list[str]:
+        """The manifest's data files that are not there any more, or have other content."""
+        return sorted(set(self.manifest["files"] if self.manifest else ()) - set(self.entries))
+
+    @property
+    def texts(self) -> dict:
+        """{path: {"bytes", "sha256"}} of the files that go along with the data: the card and its figures."""
+        return (self.manifest or {}).get("card", {}).get("files", {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A release as far as it is known before it is built.
+
+    Files to be built have "sha256" None in the manifest, and as "bytes" those of their images. `rows` is {path: what
+    `row_digests` would return} of the files that cannot be read in `folder`.
+    """
+
+    version: str
+    folder: str
+    manifest: dict
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def tag(self) -> str:
+        return f"v{self.version}"
+
+    @property
+    def files(self) -> dict:
+        """{path: manifest entry} of the data files."""
+        return self.manifest["files"]
+
+    @property
+    def paths(self) -> list[str]:
+        """Of all that is known of the release: the data files."""
+        return list(self.files)
+
+    def size(self, path: str) -> int:
+        return self.files[path]["bytes"]
+
+    def is_there(self, path: str, there: dict[str, RemoteFile]) -> bool:
+        """Whether the Hub has the release's content at this path."""
+        return path in there and there[path].sha256 is not None and there[path].sha256 == self.files[path]["sha256"]
+
+    def replaces(self, published: Published) -> set[str]:
+        """Paths of the earlier release: the release deletes those that it does not have itself."""
+        return set(published.manifest["files"]) if published.manifest else set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release(Draft):
+    """A release that is whole: its data files are built, and its small files are made.
+
+    The data files that the Hub may lack are in `folder`, unless they were sent already. `texts` is {path: content}.
+    """
+
+    texts: dict[str, bytes]
+
+    @property
+    def paths(self) -> list[str]:
+        return [*self.files, *self.texts]
+
+    def size(self, path: str) -> int:
+        return super().size(path) if path in self.files else len(self.texts[path])
+
+    def is_there(self, path: str, there: dict[str, RemoteFile]) -> bool:
+        if path in self.files:
+            return super().is_there(path, there)
+        return path in there and there[path].holds(self.texts[path])
+
+    def replaces(self, published: Published) -> set[str]:
+        return super().replaces(published) | {FILE, "README.md", *published.texts}
+
+
+class Maker(Protocol):
+    """Makes a release: first a draft, which may be refused, then all of it. Both may be asked for more than once."""
+
+    def draft(self, published: Published) -> Draft:
+        """What shall replace the published state; a Release if nothing is to be built. Builds and sends nothing."""
+
+    def build(self, published: Published, draft: Draft, send: Callable[[list[str], str], None]) -> Release:
+        """The whole release of a draft. `send(paths, folder)` uploads files, which may be removed afterwards."""
+
+
+class Changes(NamedTuple):
+    """Paths of a release compared with what is published."""
+
+    add: list[str]
+    keep: list[str]
+    delete: list[str]
+
+
+# ----------------------------------------------------------------------------------------------------------- publish
+
+
+def publish(repository: Repository, maker: Maker, *, private: bool = False, dry_run: bool = False) -> str:
+    """Publishes what `maker` makes of the published state; returns a line that says how it ended.
+
+    Everything that can be refused from the draft alone is refused before anything is built, made on the Hub or sent.
+    Raises PublishError if the publication is refused or fails.
+    """
+    sent: dict[str, CommitOperationAdd] = {}  # kept for another round
+    for _ in range(ROUNDS):
+        published = read_published(repository)
+        check_repository(published)
+        _check_access(repository, published, private, dry_run)
+        draft = maker.draft(published)
+        changes = find_changes(draft, published)
+        print(changes_table(draft, changes), flush=True)
+        if not is_new(repository, draft, published, changes):
+            return _nothing_new(repository, draft, published, changes, dry_run=dry_run)
+        refuse(repository, draft, published, changes)
+        if dry_run:
+            return f"dry run: nothing was sent to {repository.repo_id}"
+        delivery = Delivery(repository, published, private, sent)
+        release = maker.build(published, draft, delivery.send)
+        sha = delivery.commit(release)
+        if sha:
+            return _finish(repository, release, sha)
+        say("somebody else committed to the branch meanwhile; planning again")
+    raise PublishError(
+        f"{repository.repo_id}: the branch {repository.branch} moved on in each of {ROUNDS} tries; try again later"
+    )
+
+
+class Delivery:
+    """Sends a release's data files and commits all of it, onto the published state that it was compared with.
+
+    The repository is made when there is something to send, and not before. `sent` is what earlier rounds have sent.
+    """
+
+    def __init__(
+        self, repository: Repository, published: Published, private: bool, sent: dict[str, CommitOperationAdd]
+    ):
+        self.repository, self.published, self.sent = repository, published, sent
+        self._parent = functools.cache(lambda: repository.make(published, private))
+
+    def send(self, paths: list[str], folder: str) -> None:
+        """Uploads data files of a folder. Commits nothing."""
+        self._parent()
+        self.repository.recall(self.published, {path: os.path.join(folder, path) for path in paths})
+        self.sent.update(self.repository.upload(paths, folder))
+
+    def commit(self, release: Release) -> str | None:
+        """Sends what was not sent yet, and commits; returns the commit, None if somebody else's was faster."""
+        self.repository.check_card(release.texts["README.md"].decode())
+        changes = find_changes(release, self.published)
+        self.send([path for path in changes.add if path in release.files and path not in self.sent], release.folder)
+        additions = [self.sent.get(path) or CommitOperationAdd(path, release.texts[path]) for path in changes.add]
+        parent = self._parent()
+        return parent and self.repository.commit(additions, changes.delete, f"HyperKvasir {release.version}", parent)
+
+
+def _check_access(repository, published, private, dry_run):
+    """Refuses a token that may not publish; a dry run needs none, and only says what it cannot see."""
+    if not dry_run:
+        repository.check_access(published, private)
+    elif published.head is None:
+        say(f"{repository.repo_id} is not there, or not visible to this token")
+
+
+def _nothing_new(repository, draft, published, changes, *, dry_run):
+    """How it ends if nothing changed: with the tag, if an earlier publication was cut off before it."""
+    name = f"v{published.version}"
+    if name in published.tags:
+        check_tag(repository, name, published)
+        return f"nothing changed since {name}: nothing uploaded, nothing committed"
+    if dry_run:
+        return f"nothing changed since {published.version}, which is committed, but not tagged"
+    if published.version != draft.version:
+        raise PublishError(
+            f"{published.version} is committed, but not tagged; run again with --version {published.version} to "
+            "finish it"
+        )
+    if changes.add:
+        raise _other_content(published, draft)
+    say(f"{draft.version} is committed, but not tagged: an earlier try was cut off")
+    return _finish(repository, draft, published.head)
+
+
+def _finish(repository, release, sha):
+    problems = read_back(repository, sha, release)
+    if problems:
+        listed = "\n".join(f"- {problem}" for problem in problems)
+        raise PublishError(
+            f"{repository.repo_id}: reading back commit {sha} failed, so {release.tag} is not tagged:\n{listed}\n"
+            "Run the same command again to read back and tag; if it fails again, publish a corrected version"
+        )
+    repository.tag(release.tag, sha, f"HyperKvasir {release.version}")
+    return f"published {release.tag} of {repository.repo_id} as commit {sha}"
+
+
+# ----------------------------------------------------------------------------------------------------------- compare
+
+
+def read_published(repository: Repository) -> Published:
+    """What is published at the head of the branch. Raises PublishError for a manifest of something else."""
+    state = repository.state()
+    if FILE not in state.files:
+        return Published(**vars(state))
+    text = repository.read(FILE, state.head)
+    try:
+        return Published(**vars(state), manifest=parse_manifest(text.decode(), f"{repository.repo_id}/{FILE}"))
+    except ValueError as error:
+        raise PublishError(str(error)) from error
+
+
+def find_changes(draft: Draft, published: Published) -> Changes:
+    """What to add, keep and delete. Only files of an earlier release are deleted, nothing that people put there.
+
+    Of a release that is not whole yet: of its data files.
+    """
+    ours = set(draft.paths)
+    keep = {path for path in ours if draft.is_there(path, published.files)}
+    delete = draft.replaces(published) & set(published.files) - ours
+    return Changes(sorted(ours - keep), sorted(keep), sorted(delete))
+
+
+def is_new(repository: Repository, draft: Draft, published: Published, changes: Changes) -> bool:
+    """Whether anything but the version, its changelog entry and the packages differs from what is published."""
+    if published.version is None:
+        return True
+    if set(changes.add) & set(draft.files) or changes.delete:
+        return True
+    if _without_version(draft.manifest) != _without_version(published.manifest):
+        return True
+    return any(_is_edited(repository, published, path) for path in published.texts if path in changes.add)
+
+
+def _without_version(manifest):
+    """A manifest with the card's key in place of its files: the key is of all that they depend on but the version."""
+    return {**manifest, "version": None, "versions": None, "card": manifest.get("card", {}).get("key")}
+
+
+def _is_edited(repository, published, path):
+    """Whether a file of the card is gone on the Hub, or changed there by hand, since it was published."""
+    entry = published.texts[path]
+    if path not in published.files or published.files[path].size != entry["bytes"]:
+        return True
+    return hashlib.sha256(repository.read(path, published.head)).hexdigest() != entry["sha256"]
+
+
+def changes_table(draft: Draft, changes: Changes) -> str:
+    """The changes as text: a line for each config, which may share files, and for all together."""
+
+    def line(what, paths):
+        counts = [
+            sum(path in group for path in paths) for group in map(set, (changes.keep, changes.add, changes.delete))
+        ]
+        return (what, *counts, sum(draft.size(path) for path in paths if path in changes.add))
+
+    everything = {path for group in changes for path in group}
+    data = {path for path in everything if path.endswith(".parquet")}
+    rows = [
+        line(config, {path for view in splits.values() for path in matching(view["files"], data)})
+        for config, splits in draft.manifest["configs"].items()
+    ]
+    if everything - data:
+        rows.append(line("card and manifest", everything - data))
+    rows.append(line("all together", everything))
+    return table(("config", "kept", "added", "deleted", "bytes to add"), rows)
+
+
+# ------------------------------------------------------------------------------------------------------------ refuse
+
+
+def check_repository(published: Published) -> None:
+    """Refuses a repository of something else, and what `datasets` would take for a loading script."""
+    repo_id = published.repo_id
+    name = repo_id.split("/")[-1]
+    if name.endswith(".py"):
+        raise PublishError(f"{repo_id}: datasets takes a name ending in .py for a script; choose another name")
+    if f"{name}.py" in published.files:
+        raise PublishError(f"{repo_id} holds {name}.py: datasets refuses to load it as a script; delete that file")
+    others = sorted(set(published.files) - {".gitattributes", "README.md"})
+    if published.manifest is None and others:
+        raise PublishError(f"{repo_id} holds something else ({others[0]}, no {FILE}); choose another repository")
+
+
+def check_lost(published: Published, parts: set[str]) -> None:
+    """Says which published files are gone; refuses if one is of a part that is not in `parts`, to be put back."""
+    if not published.lost:
+        return
+    others = [path for path in published.lost if path.split("/")[1] not in parts]
+    if others:
+        raise PublishError(f"{_lost(published, others)}: take that commit back, or publish those parts too")
+    say(f"{_lost(published, published.lost)}: they are put back")
+
+
+def _lost(published, lost):
+    others = f" and {len(lost) - 1:,} more files" if len(lost) > 1 else ""
+    where = f"removed from {published.repo_id}, or changed there, since it was published"
+    return f"{lost[0]}{others} of {published.version}: {where}"
+
+
+def refuse(repository: Repository, draft: Draft, published: Published, changes: Changes) -> None:
+    """Refuses to publish what is new onto what is published. Works on a draft too."""
+    check_stray(draft, published, changes)
+    check_limits(draft)
+    check_version(repository, draft, published)
+
+
+def check_stray(draft: Draft, published: Published, changes: Changes) -> None:
+    """Refuses a repository with files below data/ that are not of this dataset: readers would get their rows."""
+    ours = {*draft.files, *changes.delete}
+    stray = sorted(path for path in published.files if path.startswith("data/") and path not in ours)
+    if stray:
+        raise PublishError(
+            f"{published.repo_id} holds {stray[0]}, which is not of this dataset; remove it, then try again"
+        )
+
+
+def check_limits(draft: Draft) -> None:
+    """Refuses more files than the Hub takes."""
+    folder, most = Counter(os.path.dirname(path) for path in draft.files).most_common(1)[0]
+    if len(draft.files) > MOST_FILES or most > MOST_IN_FOLDER:
+        raise PublishError(
+            f"{len(draft.files):,} files, {most:,} of them in {folder}; the Hub takes {MOST_FILES:,} in all and "
+            f"{MOST_IN_FOLDER:,} in a folder: make larger ones"
+        )
+
+
+def check_changelog(version: str, changelog: str, where: str) -> None:
+    """Refuses a version without an entry "## X.Y.Z" in the changelog, which is the file `where`."""
+    headings = [
+        line.split()[1].strip("[]v") for line in changelog.splitlines() if line.startswith("## ") and line[3:].strip()
+    ]
+    if version not in headings:
+        raise PublishError(f"{where} has no entry '## {version}'; write what changed, then try again")
+
+
+def check_tag(repository: Repository, name: str, published: Published) -> None:
+    """Refuses to take a tag for that of the published version if it is at a commit of something else."""
+    commit = published.tags[name]
+    if commit == published.head:
+        return
+    try:
+        text = repository.read(FILE, commit)
+    except EntryNotFoundError:
+        text = b"null"
+    if json.loads(text) != published.manifest:
+        elsewhere = tagged_elsewhere(published.repo_id, name, commit)
+        raise PublishError(f"{elsewhere}, which is not that version; remove the tag, and run again")
+
+
+# ----------------------------------------------------------------------------------------------------------- version
+
+
+def parse_version(text: str) -> tuple[int, int, int]:
+    """(major, minor, patch). Raises PublishError for anything but X.Y.Z."""
+    numbers = text.split(".")
+    if len(numbers) != 3 or not all(n.isdigit() and str(int(n)) == n for n in numbers):
+        raise PublishError(f"{text!r} is not a version; expected X.Y.Z, e.g. 1.0.0")
+    return tuple(map(int, numbers))
+
+
+def check_untagged(version: str, published: Published) -> None:
+    """Refuses a version that is tagged."""
+    if f"v{version}" in published.tags:
+        raise PublishError(f"v{version} is tagged in {published.repo_id}, and tags never move; choose a higher version")
+
+
+def check_version(repository: Repository, draft: Draft, published: Published) -> None:
+    """Refuses a version that is tagged, older than the published one, or a smaller step than the change demands."""
+    check_untagged(draft.version, published)
+    if published.version is None:
+        return
+    new, old = parse_version(draft.version), parse_version(published.version)
+    if new == old:
+        raise _other_content(published, draft)
+    if new < old:
+        raise PublishError(f"{draft.version} is older than the published {published.version}")
+    step, why = demanded_step(repository, draft, published)
+    if (step == "MAJOR" and new[0] == old[0]) or (step == "MINOR" and new[:2] == old[:2]):
+        least = f"{old[0] + 1}.0.0" if step == "MAJOR" else f"{old[0]}.{old[1] + 1}.0"
+        raise PublishError(f"{draft.version} is too small a step: {why}, which is {step}; at least {least}")
+
+
+def _other_content(published, draft):
+    return PublishError(
+        f"{draft.version} is committed in {published.repo_id} with other content (by another publication, by hand, or "
+        "by an earlier try that failed its read-back); choose a higher version"
+    )
+
+
+def demanded_step(repository: Repository, draft: Draft, published: Published) -> tuple[str, str]:
+    """("MAJOR" | "MINOR" | "PATCH", why): by the digests of the rows in files that differ; no image is read."""
+    old, new = published.manifest, draft.manifest
+    gone = _gone_views(old["configs"], new["configs"])
+    if gone:
+        return "MAJOR", gone[0]
+    revision = _whole_revision(published)
+    before = _published_rows(repository, revision, _other_rows(old["files"], new["files"]))
+    after = _rows_to_be(draft, _other_rows(new["files"], old["files"]))
+    missing, other = set(before) - set(after), [i for i in before if i in after and after[i] != before[i]]
+    if missing:
+        return "MAJOR", f"{len(missing):,} rows are gone (e.g. {min(missing)})"
+    if other:
+        return "MAJOR", f"{len(other):,} rows changed (e.g. {min(other)})"
+    rewritten = [p for p, entry in old["files"].items() if p in new["files"] and new["files"][p]["key"] != entry["key"]]
+    changed, new_columns = _compare_columns(repository, revision, rewritten)
+    if changed:
+        return "MAJOR", f"columns of {changed} are gone or changed"
+    added = set(after) - set(before)
+    if added:
+        return "MINOR", f"{len(added):,} rows are new"
+    if set(old["configs"]) != set(new["configs"]):
+        return "MINOR", "configs are new"
+    if new_columns:
+        return "MINOR", "columns are new"
+    return "PATCH", "files are written anew" if rewritten else "only the card changed"
+
+
+def _gone_views(old, new):
+    gone = [f"config {config!r} is gone" for config in old if config not in new]
+    for config, splits in old.items():
+        gone += [f"split {split!r} of {config!r} is gone" for split in splits if split not in new.get(config, splits)]
+    return gone
+
+
+def _whole_revision(published):
+    """Where all files of the published manifest can be read: the head, or the tag if the head has lost some."""
+    name, lost = f"v{published.version}", published.lost
+    if lost and name not in published.tags:
+        raise PublishError(f"{_lost(published, lost)}, and {name} is not tagged: take that commit back first")
+    return published.tags[name] if lost else published.head
+
+
+def _other_rows(files, others):
+    """Files whose rows are not those of the file of the same path in `others`."""
+    return [p for p, entry in files.items() if p not in others or others[p]["content"] != entry["content"]]
+
+
+def _published_rows(repository, revision, paths):
+    rows: dict[str, str] = {}
+    for path in paths:
+        digests = functools.partial(row_digests, path)
+        rows |= repository.read_parquet(path, revision, digests, "reading the rows of")
+    return rows
+
+
+def _rows_to_be(draft, paths):
+    rows: dict[str, str] = {}
+    for path in paths:
+        rows |= draft.rows.get(path) or read_row_digests(draft.folder, path)
+    return rows
+
+
+def read_row_digests(folder: str, path: str) -> dict[str, str]:
+    """The `row_digests` of a file in a folder."""
+    with pq.ParquetFile(os.path.join(folder, path), pre_buffer=False) as parquet:
+        return row_digests(path, parquet)
+
+
+def row_digests(path: str, parquet: pq.ParquetFile) -> dict[str, str]:
+    """{"<part> <image id>": digest of its inputs} of the Parquet file `path`; reads the footer and one column."""
+    digests = parquet.metadata.metadata[ROWS].decode()
+    ids = parquet.read(columns=["image_id"], use_threads=False)["image_id"].to_pylist()
+    return {f"{path.split('/')[1]} {image_id}": digests[8 * i : 8 * i + 8] for i, image_id in enumerate(ids)}
+
+
+def _compare_columns(repository, revision, paths):
+    """(a file with columns that are gone or changed now, or None; whether others are new). `paths` are published."""
+    new_columns = False
+    for part, path in {path.split("/")[1]: path for path in paths}.items():  # a part's files have the same columns
+        columns = repository.read_parquet(path, revision, _columns, "reading the columns of")
+        if not columns.items() <= features_metadata(part).items():
+            return path, new_columns
+        new_columns |= columns != features_metadata(part)
+    return None, new_columns
+
+
+def _columns(parquet):
+    """{column: its feature} of a Parquet file."""
+    return json.loads(parquet.schema_arrow.metadata[b"huggingface"])["info"]["features"]
+
+
+# --------------------------------------------------------------------------------------------------------- read back
+
+
+def read_back(repository: Repository, sha: str, release: Release) -> list[str]:
+    """What is wrong with a commit, as a reader sees it.
+
+    The Hub's digest of every file proves its content. The footer of every Parquet file, read at the commit, gives the
+    rows of every split, and the columns. That each config streams shows that the card leads to them: the splits it
+    has, their features, and a first row whose image opens. A part of at most LOAD_BYTES is loaded whole too.
+    """
+    problems = _compare_files(release, repository.files(sha))
+    if problems:
+        return problems  # reading them would only say it again, less clearly
+    configs = release.manifest["configs"]
+    with Progress(len(release.files) + len(configs), "reading back", unit=" files and configs") as bar:
+        rows, problems = _read_footers(repository, sha, release, bar)
+        for config in configs:
+            try:
+                problems += _read_config(repository.repo_id, sha, release, config, rows)
+            except Exception as error:  # whatever load_dataset raises is what a reader would see
+                problems.append(does_not_load(config, error))
+            bar.update(1)
+    return problems
+
+
+def _compare_files(release, there):
+    """The release's files against those of a commit."""
+    problems = [f"{path} is not there" for path in release.paths if path not in there]
+    problems += [
+        f"{path} has other content" for path in release.paths if path in there and not release.is_there(path, there)
+    ]
+    stray = [path for path in there if path.startswith("data/") and path not in release.files]
+    return problems + [f"{path} is there, but not in {FILE}" for path in stray]
+
+
+def _read_footers(repository, sha, release, bar):
+    """({path: rows}, problems) of all Parquet files at a commit."""
+
+    def footer(path):
+        found = repository.read_parquet(path, sha, lambda p: (p.metadata.num_rows, p.schema_arrow), "reading back")
+        bar.update(1)
+        return found
+
+    rows, problems = {}, []
+    with ThreadPoolExecutor(4) as threads:
+        jobs = {path: threads.submit(footer, path) for path in release.files}
+    for path, job in jobs.items():
+        try:
+            rows[path], schema = job.result()
+        except Exception as error:  # of the connection, of what the Hub answers, of what is not a Parquet file
+            problems.append(f"{path} cannot be read: {type(error).__name__}: {error}")
+            continue
+        if not schema.equals(features_of(path.split("/")[1]).arrow_schema):
+            problems.append(f"{path} has other columns: {', '.join(schema.names)}")
+    return rows, problems
+
+
+def _read_config(repo_id, sha, release, config, rows):
+    """What a reader of one config would find wrong. `rows` is {path: rows}, as the files' footers have them."""
+    views = release.manifest["configs"][config]
+    wanted = {split: view["rows"] for split, view in views.items()}
+    counted = {split: sum(rows[path] for path in matching(view["files"], rows)) for split, view in views.items()}
+    problems = _differing(config, "in the files", counted, wanted)
+    problems += patiently(f"streaming {config}", lambda: stream_problems(repo_id, config, list(views), sha))
+    size = sum(entry["bytes"] for path, entry in release.files.items() if path.split("/")[1] == config)
+    if 0 < size <= LOAD_BYTES:  # a part itself; its other configs are the same files
+        loaded = patiently(f"loading {config}", lambda: loaded_rows(repo_id, config, sha))
+        problems += _differing(config, "loaded", loaded, wanted)
+    return problems
+
+
+def _differing(config, where, found, wanted):
+    """Lines on the splits whose rows are not as wanted, both {split: rows}."""
+    return [
+        f"{config} / {split}: {found.get(split, 0):,} rows {where}, expected {wanted.get(split, 0):,}"
+        for split in sorted({*found, *wanted})
+        if found.get(split) != wanted.get(split)
+    ]
