@@ -1,6 +1,10 @@
 """A repository on the Hub: what is tried again, tags, access, and branches that are made."""
 
+import io
+
 import httpx2
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
@@ -62,33 +66,30 @@ def test_what_is_tried_again_and_how_it_ends(error, waited, said, waits):
     assert waits == waited and explain(failed.value).startswith(said)
 
 
+class CutOnce(Repository):
+    """A repository of local files; the connection of the first that is opened is cut for good."""
+
+    def __init__(self, folder):
+        self.folder, self.opened = folder, 0
+
+    def open(self, path, revision):
+        self.opened += 1
+        return Broken(self.folder / path) if self.opened == 1 else open(self.folder / path, "rb")
+
+
+class Broken(io.FileIO):
+    def read(self, size=-1):
+        raise httpx2.ReadError("cut")
+
+
 def test_a_file_is_opened_anew_for_each_try(waits, tmp_path):
-    """What was opened on a connection that is cut stays broken."""
-
-    class Cut(Repository):
-        def __init__(self):
-            self.opened = 0
-
-        def open(self, path, revision):
-            self.opened += 1
-            if self.opened == 1:
-                return Broken()
-            return open(tmp_path / path, "rb")
-
-    class Broken:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def read(self, size):
-            raise httpx2.ReadError("cut")
-
-    (tmp_path / "file").write_bytes(b"content")
-    repository = Cut()
-    assert repository._first_chunk("file", "head") == b"content"
+    pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "a.parquet")
+    repository = CutOnce(tmp_path)
+    assert repository.read_parquet("a.parquet", "head", lambda parquet: parquet.metadata.num_rows) == 2
     assert repository.opened == 2 and waits == [1]
+    repository = CutOnce(tmp_path)
+    assert repository._first_chunk("a.parquet", "head") == (tmp_path / "a.parquet").read_bytes()
+    assert repository.opened == 2 and waits == [1, 1]
 
 
 def test_tagging(hub, api, waits):

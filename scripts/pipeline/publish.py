@@ -29,6 +29,8 @@ ROUNDS = 3  # of drafting, if somebody else commits meanwhile
 LOAD_BYTES = 128 << 20  # of a part: larger ones are read back by streaming and by their footers only
 MOST_FILES, MOST_IN_FOLDER = 100_000, 10_000  # https://huggingface.co/docs/hub/storage-limits
 
+Send = Callable[[list[str], str], None]  # uploads files, by their paths, of a folder; they may be removed afterwards
+
 
 @dataclass(frozen=True)
 class Published(State):
@@ -130,8 +132,8 @@ class Maker(Protocol):
     def draft(self, published: Published) -> Draft:
         """What shall replace the published state; a Release if nothing is to be built. Builds and sends nothing."""
 
-    def build(self, published: Published, draft: Draft, send: Callable[[list[str], str], None]) -> Release:
-        """The whole release of a draft. `send(paths, folder)` uploads files, which may be removed afterwards."""
+    def build(self, published: Published, draft: Draft, send: Send) -> Release:
+        """The whole release of a draft. May send what it builds."""
 
 
 class Changes(NamedTuple):
@@ -227,7 +229,7 @@ def _nothing_new(repository, draft, published, changes, *, dry_run):
     if changes.add:
         raise _other_content(published, draft)
     say(f"{draft.version} is committed, but not tagged: an earlier try was cut off")
-    return _finish(repository, draft, published.head)
+    return _finish(repository, draft, published.head)  # with nothing new there is nothing to build: a whole release
 
 
 def _finish(repository, release, sha):

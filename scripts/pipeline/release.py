@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,10 +20,8 @@ from scripts.pipeline.card import check_card, find_row, folder_examples, lint_ca
 from scripts.pipeline.hub import PublishError, Repository, batches
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, read_manifest
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedPart, make_plan
-from scripts.pipeline.publish import Draft, Published, Release, check_lost, check_untagged
+from scripts.pipeline.publish import Draft, Published, Release, Send, check_lost, check_untagged
 from scripts.pipeline.verify import FileContent, Verified, check_contents, read_contents, verify
-
-Send = Callable[[list[str], str], None]  # uploads files of a folder
 
 
 class Edition(NamedTuple):
