@@ -12,7 +12,7 @@ Run it again after a kill, or with a changed source: it builds only what is miss
 import argparse
 import os
 
-from hyper_kvasir import CONFIGS, Expected, SourceError
+from hyper_kvasir import VIEWS, Expected, SourceError
 from scripts.pipeline.build import BuildError, build
 from scripts.pipeline.console import run, say
 
@@ -26,7 +26,7 @@ def main(arguments=None) -> int:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write, new or built by this command")
     parser.add_argument(
-        "--config", action="append", choices=CONFIGS, metavar="NAME", help=f"one of {', '.join(CONFIGS)}; default all"
+        "--config", action="append", choices=VIEWS, metavar="NAME", help=f"one of {', '.join(VIEWS)}; default all"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument(
@@ -42,8 +42,8 @@ def main(arguments=None) -> int:
         if not os.path.exists(source):
             parser.error(f"--source {source}: no such folder")
     try:
-        expected = Expected.load(args.expect)
-        build(args.source, args.out, args.config or CONFIGS, args.workers, not args.no_verify, expected)
+        settings = {"workers": args.workers, "checks": not args.no_verify, "expected": Expected.load(args.expect)}
+        build(args.source, args.out, args.config or list(VIEWS), **settings)
     except (SourceError, BuildError, ValueError, OSError) as error:
         say(f"error: {error}")
         return 1

@@ -1,6 +1,6 @@
-"""A plan made into a folder that is a Hub dataset repository, part by part, in parallel.
+"""A plan made into a folder that is a Hub dataset repository, shard by shard, in parallel.
 
-Parts are written to a hidden folder inside the output and moved to their places only when all are there and good, the
+Shards are written to a hidden folder inside the output and moved to their places only when all are there and good, the
 manifest last. So a kill leaves nothing that looks finished, and the next run finds what is done by the journal there.
 """
 
@@ -16,32 +16,22 @@ from concurrent.futures.process import BrokenProcessPool
 
 from filelock import FileLock, Timeout
 
-from hyper_kvasir import (
-    Expected,
-    Part,
-    Problem,
-    SourceError,
-    check_fingerprint,
-    file_sha256,
-    fingerprint,
-    part_of,
-    settle,
-)
+from hyper_kvasir import VIEWS, Expected, Part, Problems, SourceError
 from scripts.pipeline.console import Progress, say
-from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, read_manifest, views_of
-from scripts.pipeline.parquet import write_part
-from scripts.pipeline.plan import SCHEMA, Plan, PlannedPart, make_plan
+from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, views_of
+from scripts.pipeline.parquet import write_shard
+from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, directory_digest, make_plan
 from scripts.pipeline.pool import worker_pool
 
 STAGING = ".building"
-JOURNAL = "journal"  # in STAGING: a line of JSON for each part that was built there, [path, manifest entry]
+JOURNAL = "journal"  # in STAGING: a line of JSON for each shard that was built there, [path, manifest entry]
 
 
 class BuildError(RuntimeError):
     """The output cannot be written; the message says why and what to do."""
 
 
-def build(folders: list[str], out: str, configs: list[str], workers: int, checks: bool, expected: Expected) -> None:
+def build(folders: list[str], out: str, configs: list[str], *, workers: int, checks: bool, expected: Expected) -> None:
     """Builds `configs` from the archives in `folders` into `out`, keeping what is built already.
 
     Configs that `out` holds from earlier builds stay. Raises SourceError listing all problems of the source, and
@@ -90,15 +80,16 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected)
     old = read_manifest(out) or read_manifest(os.path.join(out, STAGING))  # moved there while files change places
     old = old or {"files": {}, "sources": {}, "configs": {}, "complete": True}
     kept, staged, todo = _sort_out(plan, out, old["files"])
-    _check_disk(out, sum(source_bytes(planned.part) for planned in todo.values()))
-    sources, made, problems = build_parts(plan, todo, os.path.join(out, STAGING), old["sources"], workers)
-    problems += source_problems(plan, sources, expected)
-    waived = settle(list(dict.fromkeys([*plan.problems, *problems])), checks)
+    _check_disk(out, sum(planned.shard.image_bytes for planned in todo.values()))
+    sources, made, damaged = build_shards(plan, todo, os.path.join(out, STAGING), old["sources"], workers)
+    plan.problems.extend(damaged)
+    check_sources(plan, sources, expected, plan.problems)
+    waived = plan.problems.settle(checks)
     sources = {part: {**source, "complete": not waived} for part, source in sources.items()}
     files = kept | staged | made
     there = _with_rows(plan.configs, files, waived)
-    built = {part_of(config) for config in plan.configs}
-    files |= {path: entry for path, entry in old["files"].items() if path.split("/")[1] not in built}
+    built = {VIEWS[config].part for config in plan.configs}
+    files |= {path: entry for path, entry in old["files"].items() if part_of_path(path) not in built}
     configs = [*there, *(config for config in old["configs"] if config not in plan.configs)]
     manifest = make_manifest(configs, {**old["sources"], **sources}, files, SCHEMA)
     if "versions" in old and not made and not staged:
@@ -127,33 +118,29 @@ def _report(files, made, waived):
     say(f"Parquet files: {len(files):,} ({made:,} built, {kept}); rows: {rows:,}; {size / 1e6:,.1f} MB")
 
 
-def source_problems(plan: Plan, sources: dict, expected: Expected) -> list[Problem]:
+def check_sources(plan: Plan, sources: dict, expected: Expected, problems: Problems) -> None:
     """The fingerprints of a plan's sources against what is known of the official files."""
-    return [p for s in plan.sources for p in check_fingerprint(s.archive, sources[s.part], expected)]
-
-
-def source_bytes(part: Part) -> int:
-    """Bytes of a part's images, which nearly are its file's."""
-    return sum(row.image.size for row in part.rows)
+    for part in plan.parts:
+        expected.check_fingerprint(part.archive, sources[part.name], problems)
 
 
 def _sort_out(plan, out, old_files):
-    """Parts as (entries in place, entries staged by a run that was cut off, planned parts to build)."""
+    """Shards as (entries in place, entries staged by a run that was cut off, planned shards to build)."""
     kept, todo = {}, {}
-    for path, planned in plan.parts.items():
+    for path, planned in plan.shards.items():
         place, entry = os.path.join(out, path), old_files.get(path, {})
         if entry.get("key") == planned.key and os.path.isfile(place) and os.path.getsize(place) == entry["bytes"]:
             kept[path] = entry
         else:
             todo[path] = planned
     staging = os.path.join(out, STAGING)
-    kept |= built_parts(staging, out, todo)  # moved, but cut off before the manifest was written
-    staged = built_parts(staging, staging, {path: p for path, p in todo.items() if path not in kept})
+    kept |= built_shards(staging, out, todo)  # moved, but cut off before the manifest was written
+    staged = built_shards(staging, staging, {path: p for path, p in todo.items() if path not in kept})
     return kept, staged, {path: p for path, p in todo.items() if path not in kept and path not in staged}
 
 
-def built_parts(staging: str, folder: str, todo: dict[str, PlannedPart]) -> dict[str, dict]:
-    """{path: manifest entry} of the parts `todo` that lie whole in `folder`, by the journal of an earlier run."""
+def built_shards(staging: str, folder: str, todo: dict[str, PlannedShard]) -> dict[str, dict]:
+    """{path: manifest entry} of the shards `todo` that lie whole in `folder`, by the journal of an earlier run."""
     journal = {}
     try:
         with open(os.path.join(staging, JOURNAL), encoding="utf-8") as file:
@@ -167,10 +154,15 @@ def built_parts(staging: str, folder: str, todo: dict[str, PlannedPart]) -> dict
 
     def is_whole(path):
         file = os.path.join(folder, path)
-        return os.path.isfile(file) and file_sha256(file) == journal[path]["sha256"]
+        return os.path.isfile(file) and _file_sha256(file) == journal[path]["sha256"]
 
     mine = [path for path, planned in todo.items() if journal.get(path, {}).get("key") == planned.key]
     return {path: journal[path] for path in mine if is_whole(path)}
+
+
+def _file_sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_disk(out, needed):
@@ -185,34 +177,36 @@ def _check_disk(out, needed):
         raise BuildError(f"{out}: {sizes}; free some space or choose another folder")
 
 
-def build_parts(
-    plan: Plan, todo: dict[str, PlannedPart], into: str, old_sources: dict, workers: int
-) -> tuple[dict, dict, list[Problem]]:
-    """Builds the parts `todo` below the folder `into`, and takes the fingerprints that `old_sources` lacks.
+def build_shards(
+    plan: Plan, todo: dict[str, PlannedShard], into: str, old_sources: dict, workers: int
+) -> tuple[dict, dict, list[str]]:
+    """Builds the shards `todo` below the folder `into`, and takes the fingerprints that `old_sources` lacks.
 
-    Returns ({part: source}, {path: entry}, problems). Runs in `workers` processes.
+    Returns ({part: source}, {path: manifest entry}, problems). Runs in `workers` processes.
     """
-    sources, made, problems = {}, {}, []
-    unknown = []
-    for source in plan.sources:
-        if _same_source(old_sources.get(source.part, {}), source):
-            sources[source.part] = old_sources[source.part]
-        else:
-            unknown.append(source)
+    known = {part.name: {**part.archive.known(), "directory": directory_digest(part)} for part in plan.parts}
+    sources = {name: old_sources[name] for name in known if known[name].items() <= old_sources.get(name, {}).items()}
+    unknown = [part for part in plan.parts if part.name not in sources]
+    made, problems = {}, []
     if not unknown and not todo:
         return sources, made, problems
-    total = sum(source_bytes(planned.part) for planned in todo.values())
+    total = sum(planned.shard.image_bytes for planned in todo.values())
     os.makedirs(into, exist_ok=True)
     with worker_pool(workers) as pool, Progress(total, "building") as bar:
-        jobs = {pool.submit(fingerprint, s.archive, s.part, s.members): s for s in unknown}
-        for path, planned in sorted(todo.items(), key=lambda item: -source_bytes(item[1].part)):  # large ones first
-            jobs[pool.submit(write_part, *planned, os.path.join(into, path))] = path
+        jobs = {pool.submit(Part.fingerprint, part._replace(rows=[])): part.name for part in unknown}
+        for path, planned in sorted(todo.items(), key=lambda item: -item[1].shard.image_bytes):  # large ones first
+            jobs[pool.submit(write_shard, *planned, os.path.join(into, path))] = path
         try:
             for job in as_completed(jobs):
-                _collect(jobs[job], job.result(), sources, made, problems)
-                if jobs[job] in made:
-                    _note(into, jobs[job], made[jobs[job]])
-                    bar.update(source_bytes(todo[jobs[job]].part))
+                name, result = jobs[job], job.result()
+                if name in known:
+                    sources[name] = {**result, "directory": known[name]["directory"]}
+                elif "problems" in result:
+                    problems += result["problems"]
+                else:
+                    made[name] = result
+                    _note(into, name, result)
+                    bar.update(todo[name].shard.image_bytes)
         except BrokenProcessPool as error:
             raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error
         finally:
@@ -220,25 +214,9 @@ def build_parts(
     return sources, made, problems
 
 
-def _same_source(old, source):
-    """Whether an earlier run took the fingerprint of this source: a zip of the same size and members, or a folder."""
-    size = os.path.getsize(source.archive.path) if source.archive.zipped else None
-    same = {"file": source.archive.file, "directory": source.directory, **({"bytes": size} if size is not None else {})}
-    return same.items() <= old.items()
-
-
 def _note(staging, path, entry):
     with open(os.path.join(staging, JOURNAL), "a", encoding="utf-8") as file:
         file.write(json.dumps([path, entry]) + "\n")
-
-
-def _collect(job, result, sources, made, problems):
-    if not isinstance(job, str):
-        sources[job.part] = {**result, "directory": job.directory}
-    elif "problems" in result:
-        problems += [Problem(text) for text in result["problems"]]
-    else:
-        made[job] = result
 
 
 def _put_in_place(out, staged, stale):

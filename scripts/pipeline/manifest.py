@@ -15,12 +15,12 @@ import os
 import re
 from importlib.metadata import version
 
-from hyper_kvasir import CONFIGS, VIEWS
+from hyper_kvasir import PARTS, VIEWS
 
 FILE = "manifest.json"
 BUILDER = "hyper-kvasir"
 ENTRY = {"rows", "bytes", "data_bytes", "sha256", "key", "content"}
-DATA_FILE = re.compile(r"data/(labeled|segmented|unlabeled)/.*\.parquet")
+DATA_FILE = re.compile(rf"data/({'|'.join(PARTS)})/.*\.parquet")
 
 
 def make_manifest(configs: list[str], sources: dict, files: dict, schema: int) -> dict:
@@ -29,7 +29,7 @@ def make_manifest(configs: list[str], sources: dict, files: dict, schema: int) -
         "builder": BUILDER,
         "schema": schema,
         "complete": all(source["complete"] for source in sources.values()),
-        "configs": {config: views_of(config, files) for config in CONFIGS if config in configs},
+        "configs": {config: views_of(config, files) for config in VIEWS if config in configs},
         "sources": dict(sorted(sources.items())),
         "versions": {package: version(package) for package in ("datasets", "numpy", "pillow", "pyarrow")},
         "files": dict(sorted(files.items())),
@@ -39,7 +39,7 @@ def make_manifest(configs: list[str], sources: dict, files: dict, schema: int) -
 def views_of(config: str, files: dict) -> dict:
     """The splits of a config that have files: {split: {"files": glob, "rows": n}}."""
     splits = {}
-    for split, pattern in VIEWS[config].items():
+    for split, pattern in VIEWS[config].splits.items():
         rows = sum(files[path]["rows"] for path in matching(pattern, files))
         if rows:
             splits[split] = {"files": pattern, "rows": rows}
@@ -49,6 +49,11 @@ def views_of(config: str, files: dict) -> dict:
 def matching(pattern: str, files) -> list[str]:
     """The files of a split, sorted."""
     return sorted(path for path in files if fnmatch.fnmatch(path, pattern))
+
+
+def part_of_path(path: str) -> str:
+    """The part of the dataset that a data file belongs to."""
+    return path.split("/")[1]
 
 
 def read_manifest(folder: str) -> dict | None:

@@ -1,4 +1,4 @@
-"""Writing one part as one Parquet file, always the same bytes for the same part; and reading its footer."""
+"""Writing one shard as one Parquet file, always the same bytes for the same shard; and reading its footer."""
 
 import hashlib
 import io
@@ -8,7 +8,7 @@ import os
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hyper_kvasir import Part, Problem, features_of, read_examples
+from hyper_kvasir import Problems, Shard, features_of, read_examples
 
 KEY = b"hyper_kvasir.key"
 ROWS = b"hyper_kvasir.rows"  # a digest of each row's inputs, by which two versions of a file are compared
@@ -26,9 +26,9 @@ CONTENT_DEFINED_PAGES = {
 }
 
 
-def writer_options(config: str) -> dict:
+def writer_options(part: str) -> dict:
     """The options of pyarrow's ParquetWriter for the files of a part."""
-    return {**WRITER, **(CONTENT_DEFINED_PAGES if config == "segmented" else PAGES)}
+    return {**WRITER, **(CONTENT_DEFINED_PAGES if part == "segmented" else PAGES)}
 
 
 def spelled(feature):
@@ -50,22 +50,22 @@ def features_metadata(config: str) -> dict:
     return {name: spelled(feature) for name, feature in features_of(config).to_dict().items()}
 
 
-def write_part(part: Part, key: str, row_digests: str, path: str) -> dict:
-    """Writes a part to `path`, by way of a file beside it, and returns its manifest entry.
+def write_shard(shard: Shard, key: str, row_digests: str, path: str) -> dict:
+    """Writes a shard to `path`, by way of a file beside it, and returns its manifest entry.
 
     With "problems" (a list of str) instead, where its images cannot be used: then no file is written.
     """
-    problems: list[Problem] = []
-    table = read_examples(part, part.rows, problems)
-    if problems:
-        return {"problems": [problem.text for problem in problems]}
-    features = json.dumps({"info": {"features": features_metadata(part.config)}})
+    problems = Problems()
+    table = read_examples(shard, shard.rows, problems)
+    if problems.found:
+        return {"problems": [problem.text for problem in problems.found]}
+    features = json.dumps({"info": {"features": features_metadata(shard.part)}})
     table = table.replace_schema_metadata({"huggingface": features})
     os.makedirs(os.path.dirname(path), exist_ok=True)
     beside = f"{path}.{os.getpid()}.incomplete"
     try:
         with _HashedFile(beside) as file:
-            write_table(table, part.config, {KEY: key, ROWS: row_digests}, file)
+            write_table(table, shard.part, {KEY: key, ROWS: row_digests}, file)
         os.replace(beside, path)
     finally:
         if os.path.exists(beside):
@@ -73,10 +73,10 @@ def write_part(part: Part, key: str, row_digests: str, path: str) -> dict:
     return _entry(path, file.sha256.hexdigest())
 
 
-def write_table(table: pa.Table, config: str, metadata: dict, file) -> None:
-    """Writes a table of the part `config` as one row group, with `metadata` in the footer."""
+def write_table(table: pa.Table, part: str, metadata: dict, file) -> None:
+    """Writes a table of a part as one row group, with `metadata` in the footer."""
     scalars = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
-    with pq.ParquetWriter(file, table.schema, write_statistics=scalars, **writer_options(config)) as writer:
+    with pq.ParquetWriter(file, table.schema, write_statistics=scalars, **writer_options(part)) as writer:
         writer.write_table(table, row_group_size=table.num_rows)
         writer.add_key_value_metadata(metadata)
 

@@ -1,30 +1,24 @@
-"""From sources to a plan: which parts there are, each with the key of its inputs, and what was found wrong."""
+"""From sources to a plan: which shards there are, each with the key of its inputs, and what was found wrong."""
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
+from zlib import crc32
 
 import datasets
 
 from hyper_kvasir import (
-    Archive,
+    VIEWS,
     Expected,
-    Member,
     Part,
-    Problem,
+    Problems,
+    Shard,
     SourceError,
     find_archive,
-    fold_texts,
-    list_members,
     missing_archive,
-    part_of,
-    plan_parts,
     read_folds,
-    read_member,
-    read_rows,
-    zlib,
+    read_part,
 )
 from scripts.pipeline.console import say
 from scripts.pipeline.parquet import features_metadata, writer_options
@@ -32,30 +26,22 @@ from scripts.pipeline.parquet import features_metadata, writer_options
 SCHEMA = 1  # of the stored files; counted up when the same inputs are to give other files
 
 
-class PlannedPart(NamedTuple):
-    """A part with the key of all that its file depends on, and a digest of each row's inputs (8 hex digits each)."""
+class PlannedShard(NamedTuple):
+    """A shard with the key of all that its file depends on, and a digest of each row's inputs (8 hex digits each)."""
 
-    part: Part
+    shard: Shard
     key: str
     row_digests: str
 
 
-@dataclass(frozen=True, eq=False)
-class SourcePart:
-    """A part of the dataset in its archive. `directory`: a digest of its members' names, sizes and CRCs."""
-
-    part: str
-    archive: Archive
-    members: dict[str, Member]
-    directory: str
-
-
 @dataclass(frozen=True)
 class Plan:
+    """What to build: for `configs`, from `parts` in their archives."""
+
     configs: list[str]
-    sources: list[SourcePart]
-    parts: dict[str, PlannedPart]  # by path in the repository
-    problems: list[Problem]
+    parts: list[Part]
+    shards: dict[str, PlannedShard]  # by path in the repository
+    problems: Problems
 
 
 def make_plan(folders: list[str], configs: list[str], expected: Expected, checks: bool = True) -> Plan:
@@ -63,63 +49,42 @@ def make_plan(folders: list[str], configs: list[str], expected: Expected, checks
 
     Raises SourceError where a part has no archive. With `checks` off its configs are left out, if any others are there.
     """
-    wanted = list(dict.fromkeys(part_of(config) for config in configs))
+    wanted = list(dict.fromkeys(VIEWS[config].part for config in configs))
     archives = {part: find_archive(part, folders) for part in wanted}
     absent = [missing_archive(part, folders) for part, archive in archives.items() if archive is None]
-    there = [config for config in configs if archives[part_of(config)]]
+    there = [config for config in configs if archives[VIEWS[config].part]]
     if absent and (checks or not there):
         hint = [f"to build what is there: {' '.join(f'--config {config}' for config in there)}"] if there else []
         raise SourceError([*absent, *hint])
     for text in absent:
         say(f"left out: {text}")
-    configs, archives = there, {part: archive for part, archive in archives.items() if archive}
-    problems: list[Problem] = []
-    folds = {}
+    archives = {part: archive for part, archive in archives.items() if archive}
+    problems, folds = Problems(), {}
     if list(archives) != ["unlabeled"]:
-        folds = read_folds(fold_texts(datasets.DownloadManager(), folders, expected, problems), expected, problems)
-    sources, parts = [], {}
-    for part, archive in archives.items():
+        folds = read_folds(datasets.DownloadManager(), folders, expected, problems)
+    parts = []
+    for name, archive in archives.items():
         try:
-            members = list_members(archive, part, problems)
-            if not archive.zipped:
-                members = _with_crcs(archive, members, problems)
-            rows = read_rows(part, archive, members, folds, expected, problems)
+            parts.append(read_part(name, archive, folds, expected, problems, with_crcs=True))
         except SourceError as error:  # the archive itself: go on, to say what is wrong with the others too
-            problems += [Problem(text) for text in error.problems]
-            continue
-        sources.append(SourcePart(part, archive, members, _directory_digest(members)))
-        parts |= {p.path: plan_part(p) for p in plan_parts(part, archive, rows)}
-    return Plan(configs, sources, parts, list(dict.fromkeys(problems)))
+            problems.extend(error.problems)
+    return Plan(there, parts, {s.path: plan_shard(s) for part in parts for s in part.shards()}, problems)
 
 
-def _with_crcs(archive, members, problems):
-    """A folder has no directory of CRCs, so its files are read once for it; what cannot be read goes to `problems`."""
-
-    def with_crc(item):
-        path, member = item
-        try:
-            return path, member._replace(crc=zlib.crc32(read_member(archive, member)))
-        except (SourceError, OSError) as error:
-            problems.append(Problem(str(error)))
-            return path, None
-
-    with ThreadPoolExecutor() as threads:
-        return {path: member for path, member in threads.map(with_crc, members.items()) if member}
-
-
-def _directory_digest(members):
-    lines = sorted(f"{path} {member.size} {member.crc:08x}\n" for path, member in members.items())
+def directory_digest(part: Part) -> str:
+    """A digest of the names, sizes and CRCs of all members of a part."""
+    lines = sorted(f"{path} {member.size} {member.crc:08x}\n" for path, member in part.members.items())
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def plan_part(part: Part) -> PlannedPart:
-    """A part with its key, which is known without reading an image of a zip."""
+def plan_shard(shard: Shard) -> PlannedShard:
+    """A shard with its key, which is known without reading an image of a zip."""
 
     def inputs(row):
         files = [(member.size, member.crc) for member in (row.image, row.mask) if member]
         return [row.image_id, row.label, row.fold_2, row.fold_5, files, row.boxes, row.size]
 
-    rows = [json.dumps(inputs(row)) for row in part.rows]
-    described = json.dumps([SCHEMA, writer_options(part.config), part.config, features_metadata(part.config), rows])
-    digests = "".join(f"{zlib.crc32(row.encode()):08x}" for row in rows)
-    return PlannedPart(part, hashlib.sha256(described.encode()).hexdigest(), digests)
+    rows = [json.dumps(inputs(row)) for row in shard.rows]
+    described = json.dumps([SCHEMA, writer_options(shard.part), shard.part, features_metadata(shard.part), rows])
+    digests = "".join(f"{crc32(row.encode()):08x}" for row in rows)
+    return PlannedShard(shard, hashlib.sha256(described.encode()).hexdigest(), digests)

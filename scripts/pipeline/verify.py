@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -14,22 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from hyper_kvasir import (
-    CATEGORIES,
-    FINDINGS,
-    FOLDS,
-    IMAGE_NAME,
-    POLYPS,
-    TAXONOMY,
-    TRACTS,
-    Expected,
-    features_of,
-    jpeg_size,
-    label_components,
-    part_of,
-)
+from hyper_kvasir import FINDINGS, PARTS, TAXONOMY, VIEWS, Expected, features_of, jpeg_size, label_components
 from scripts.pipeline.console import Progress
-from scripts.pipeline.manifest import FILE, matching, read_manifest
+from scripts.pipeline.manifest import FILE, matching, part_of_path, read_manifest
 from scripts.pipeline.parquet import features_metadata
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.readers import does_not_load, stream_problems
@@ -133,12 +121,12 @@ def read_content(folder: str, path: str) -> FileContent:
 
 
 def _read_table(data, sha256, path):
-    config, problems = path.split("/")[1], []
+    part, problems = part_of_path(path), []
     file = pq.ParquetFile(pa.BufferReader(data))
     table = file.read()
     if file.num_row_groups != 1:
         problems.append(f"{path}: {file.num_row_groups} row groups, expected 1 (streaming would hang at exit)")
-    _check_schema(path, table.schema, config, problems)
+    _check_schema(path, table.schema, part, problems)
     scalars = [name for name in table.schema.names if not pa.types.is_nested(table.schema.field(name).type)]
     empty = [name for name in scalars if table[name].null_count and not name.startswith("fold_")]
     problems += [f"{path}: empty values in column {name}" for name in empty]
@@ -148,8 +136,8 @@ def _read_table(data, sha256, path):
     for row in _rows(table):
         try:
             crcs.append(crc32(row["image"]["bytes"]))
-            _check_row(row, config)
-            if config == "segmented":
+            _check_row(row, part)
+            if part == "segmented":
                 instances += _check_masks(row)
                 boxes += _check_boxes(row)
         except (ValueError, OSError, TypeError, LookupError) as error:
@@ -163,30 +151,30 @@ def _rows(table):
         yield from batch.to_pylist()
 
 
-def _check_schema(path, schema, config, problems):
-    if not schema.remove_metadata().equals(features_of(config).arrow_schema.remove_metadata()):
-        problems.append(f"{path}: columns {schema.names} with types other than those of {config!r}")
+def _check_schema(path, schema, part, problems):
+    if not schema.remove_metadata().equals(features_of(part).arrow_schema.remove_metadata()):
+        problems.append(f"{path}: columns {schema.names} with types other than those of {part!r}")
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    if metadata.get("info", {}).get("features") != features_metadata(config):
-        problems.append(f"{path}: the features in its metadata are not those of {config!r}")
+    if metadata.get("info", {}).get("features") != features_metadata(part):
+        problems.append(f"{path}: the features in its metadata are not those of {part!r}")
 
 
-def _check_row(row, config):
-    if not IMAGE_NAME.fullmatch(f"{row['image_id']}.jpg"):
-        raise ValueError("no uuid")
-    for name, suffix in (("image", "jpg"), *((("mask", "png"), ("instances", "png")) if config == "segmented" else ())):
+def _check_row(row, part):
+    if str(uuid.UUID(row["image_id"])) != row["image_id"]:
+        raise ValueError("not a uuid in lower case")
+    for name, suffix in (("image", "jpg"), *((("mask", "png"), ("instances", "png")) if part == "segmented" else ())):
         if row[name]["path"] != f"{row['image_id']}.{suffix}":
             raise ValueError(f"{name} path {row[name]['path']!r}, expected {row['image_id']}.{suffix}")
     size = jpeg_size(row["image"]["bytes"])
     if size != (row["width"], row["height"]):
         raise ValueError(f"image of {size[0]} x {size[1]} pixels, columns say {row['width']} x {row['height']}")
-    if config == "labeled":
+    if part == "labeled":
         finding = TAXONOMY[row["label"]]
-        category, tract = CATEGORIES[row["category"]], TRACTS[row["tract"]]
+        category, tract = (VIEWS[column].values[row[column]] for column in ("category", "tract"))
         if (category, tract) != (finding.category, finding.tract):
             raise ValueError(f"{finding.name} in {category}, {tract}; expected {finding.category}, {finding.tract}")
-    if config == "segmented" and row["label"] != POLYPS:
-        raise ValueError(f"label {FINDINGS[row['label']]}, expected {FINDINGS[POLYPS]}")
+    if part == "segmented" and FINDINGS[row["label"]] != "polyps":
+        raise ValueError(f"label {FINDINGS[row['label']]}, expected polyps")
 
 
 def _check_masks(row):
@@ -233,7 +221,7 @@ def _ids(contents, part):
     return {
         image_id: (path, i)
         for path, content in contents.items()
-        if path.split("/")[1] == part
+        if part_of_path(path) == part
         for i, image_id in enumerate(content.columns["image_id"])
     }
 
@@ -243,11 +231,11 @@ def _check_ids(contents, result):
     for path, content in contents.items():
         if content.columns["image_id"] != sorted(content.columns["image_id"]):
             result.problems.append(f"{path}: rows are not sorted by image_id")
-    ids = {part: _ids(contents, part) for part in ("labeled", "segmented", "unlabeled")}
+    ids = {part: _ids(contents, part) for part in PARTS}
     for part, found in ids.items():
-        rows = sum(len(c.columns["image_id"]) for path, c in contents.items() if path.split("/")[1] == part)
+        rows = sum(len(c.columns["image_id"]) for path, c in contents.items() if part_of_path(path) == part)
         if len(found) != rows:
-            result.problems.append(f"{part}: {rows - len(found):,} image ids stand more than once")
+            result.problems.append(f"{part}: {rows - len(found):,} image ids appear more than once")
     both = set(ids["labeled"]) & set(ids["unlabeled"])
     if both:
         result.problems.append(f"{len(both):,} ids are both labeled and unlabeled, e.g. {min(both)}")
@@ -267,10 +255,10 @@ def _check_ids(contents, result):
 def _check_folds(contents, result):
     """Every labeled image is in a fold of each official split."""
     for path, content in contents.items():
-        for k in FOLDS:
-            found = set(content.columns.get(f"fold_{k}", ()))
-            if not found <= set(range(k)):
-                result.problems.append(f"{path}: fold_{k} has {sorted(map(str, found))}, expected 0 to {k - 1}")
+        for column in ("fold_2", "fold_5"):
+            found, folds = set(content.columns.get(column, ())), VIEWS[column].values
+            if not found <= set(folds):
+                result.problems.append(f"{path}: {column} has {sorted(map(str, found))}, expected 0 to {folds[-1]}")
 
 
 def _count(manifest, contents, expected, result):
@@ -282,41 +270,33 @@ def _count(manifest, contents, expected, result):
             paths = matching(splits[split]["files"], contents) if split in splits else []
             found = sum(len(contents[path].columns["image_id"]) for path in paths)
             checks.append(Check(f"{config} / {split}", rows, found))
-    parts = {part_of(config) for config in result.configs}
+    parts = {VIEWS[config].part for config in result.configs}
     if "labeled" in parts:
         labels = Counter()
         for path, content in contents.items():
-            if path.startswith("data/labeled/"):
+            if part_of_path(path) == "labeled":
                 labels.update(content.columns.get("label", ()))
         checks += [Check(f"finding {name}", expected.findings[name], labels[i]) for i, name in enumerate(FINDINGS)]
     if "segmented" in parts:
-        of = [content for path, content in contents.items() if path.startswith("data/segmented/")]
+        of = [content for path, content in contents.items() if part_of_path(path) == "segmented"]
         if all(content.instances is not None for content in of):
             checks.append(Check("polyp instances", expected.instances, sum(content.instances for content in of)))
         checks.append(Check("boxes", expected.boxes, sum(content.boxes for content in of)))
-    if parts == {"labeled", "segmented", "unlabeled"}:
+    if parts == set(PARTS):
         distinct = len({image_id for content in contents.values() for image_id in content.columns["image_id"]})
         checks.append(Check("distinct images", expected.labeled + expected.unlabeled, distinct))
 
 
 def _check_views(manifest, contents, result):
     """Each split of a view holds the rows that its name promises; the splits of a config hold each file once."""
-    promises = {
-        "tract": ("tract", [tract.replace("-", "_") for tract in TRACTS]),
-        "category": ("category", [category.replace("-", "_") for category in CATEGORIES]),
-        "fold_2": ("fold_2", [f"fold_{i}" for i in range(2)]),
-        "fold_5": ("fold_5", [f"fold_{i}" for i in range(5)]),
-    }
     for config, splits in manifest["configs"].items():
         taken = Counter(path for view in splits.values() for path in matching(view["files"], contents))
         twice = [path for path, times in taken.items() if times > 1]
-        left = [path for path in contents if path.split("/")[1] == part_of(config) and path not in taken]
+        left = [path for path in contents if part_of_path(path) == VIEWS[config].part and path not in taken]
         result.problems += [f"{config}: {path} is in more than one split" for path in twice]
         result.problems += [f"{config}: {path} is in no split" for path in left]
-        if config not in promises:
-            continue
-        column, names = promises[config]
-        for split, view in splits.items():
+        column, names = VIEWS[config].column, list(VIEWS[config].splits)
+        for split, view in splits.items() if column else ():
             for path in matching(view["files"], contents):
                 values = set(contents[path].columns.get(column, ()))
                 if values - {names.index(split)}:
