@@ -28,7 +28,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError, OIDCError
 from huggingface_hub.utils import validate_repo_id
 
-from hyper_kvasir import CONFIGS, Expected
+from hyper_kvasir import VIEWS, Expected
 from scripts.pipeline.build import STAGING, only_builder_of
 from scripts.pipeline.console import run, say
 from scripts.pipeline.hub import PublishError, Repository, check_token, explain
@@ -78,7 +78,7 @@ def build_options(args, expected: Expected) -> BuildOptions:
     return BuildOptions(
         archives=args.source,
         work=args.folder,
-        configs=args.config or CONFIGS,
+        configs=args.config or list(VIEWS),
         expected=expected,
         workers=args.workers,
         send_at_once=args.build_and_upload,
@@ -105,7 +105,7 @@ def parse(arguments) -> argparse.Namespace:
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--branch", default="main", metavar="B", help="the branch to commit to (default: %(default)s)")
     parser.add_argument("--source", action="append", metavar="DIR", help="build from these archives what changed")
-    parser.add_argument("--config", action="append", choices=CONFIGS, metavar="NAME", help="with --source: default all")
+    parser.add_argument("--config", action="append", choices=VIEWS, metavar="NAME", help="with --source: default all")
     parser.add_argument("--build-and-upload", action="store_true", help="with --source: part by part, for small disks")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     parser.add_argument(

@@ -370,11 +370,11 @@ class Builds:
             send_at_once=True,
         )
         self.maker = SourceMaker(repository, edition("1.0.0"), options)
-        monkeypatch.setattr(release_module, "build_parts", self.build_parts)
+        monkeypatch.setattr(release_module, "build_shards", self.build_shards)
 
-    def build_parts(self, plan, todo, *arguments):
+    def build_shards(self, plan, todo, *arguments):
         self.built += todo
-        return build_module.build_parts(plan, todo, *arguments)
+        return build_module.build_shards(plan, todo, *arguments)
 
     def send(self, paths, folder):
         self.sent += paths

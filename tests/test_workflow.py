@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import HfApi
 
-from hyper_kvasir import SOURCES
+from hyper_kvasir import OFFICIAL_FILES
 from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.repo_routes import CI_IDENTITY
 from scripts.pipeline.hub import PublishError, Repository, State
@@ -39,7 +39,7 @@ def test_its_commands_are_ones_that_there_are(workflow, tmp_path, monkeypatch):
     for file in shlex.split(runs[0])[3::2]:
         assert (ROOT / file).exists()
     download = shlex.split(runs[1])
-    assert {SOURCES["labeled"].file, SOURCES["segmented"].file} <= set(download)
+    assert {OFFICIAL_FILES["labeled"].name, OFFICIAL_FILES["segmented"].name} <= set(download)
     publish = shlex.split(runs[2].replace("$REPO_ID", "ns/hyper-kvasir").replace("${VERSION#v}", "1.0.0"))
     assert publish[:3] == ["python", "-m", "scripts.publish"]
     args = parse(publish[3:])

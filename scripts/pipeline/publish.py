@@ -21,7 +21,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from hyper_kvasir import features_of
 from scripts.pipeline.console import Progress, say, table
 from scripts.pipeline.hub import PublishError, RemoteFile, Repository, State, patiently, tagged_elsewhere
-from scripts.pipeline.manifest import FILE, matching, parse_manifest
+from scripts.pipeline.manifest import FILE, matching, parse_manifest, part_of_path
 from scripts.pipeline.parquet import ROWS, features_metadata
 from scripts.pipeline.readers import does_not_load, loaded_rows, stream_problems
 
@@ -335,7 +335,7 @@ def check_lost(published: Published, parts: set[str]) -> None:
     """Says which published files are gone; refuses if one is of a part that is not in `parts`, to be put back."""
     if not published.lost:
         return
-    others = [path for path in published.lost if path.split("/")[1] not in parts]
+    others = [path for path in published.lost if part_of_path(path) not in parts]
     if others:
         raise PublishError(f"{_lost(published, others)}: take that commit back, or publish those parts too")
     say(f"{_lost(published, published.lost)}: they are put back")
@@ -516,7 +516,7 @@ def row_digests(path: str, parquet: pq.ParquetFile) -> dict[str, str]:
 def _compare_columns(repository, revision, paths):
     """(a file with columns that are gone or changed now, or None; whether others are new). `paths` are published."""
     new_columns = False
-    for part, path in {path.split("/")[1]: path for path in paths}.items():  # a part's files have the same columns
+    for part, path in {part_of_path(path): path for path in paths}.items():  # a part's files have the same columns
         columns = repository.read_parquet(path, revision, _columns, "reading the columns of")
         if not columns.items() <= features_metadata(part).items():
             return path, new_columns
@@ -581,7 +581,7 @@ def _read_footers(repository, sha, release, bar):
         except Exception as error:  # of the connection, of what the Hub answers, of what is not a Parquet file
             problems.append(f"{path} cannot be read: {type(error).__name__}: {error}")
             continue
-        if not schema.equals(features_of(path.split("/")[1]).arrow_schema):
+        if not schema.equals(features_of(part_of_path(path)).arrow_schema):
             problems.append(f"{path} has other columns: {', '.join(schema.names)}")
     return rows, problems
 
@@ -593,7 +593,7 @@ def _read_config(repo_id, sha, release, config, rows):
     counted = {split: sum(rows[path] for path in matching(view["files"], rows)) for split, view in views.items()}
     problems = _differing(config, "in the files", counted, wanted)
     problems += patiently(f"streaming {config}", lambda: stream_problems(repo_id, config, list(views), sha))
-    size = sum(entry["bytes"] for path, entry in release.files.items() if path.split("/")[1] == config)
+    size = sum(entry["bytes"] for path, entry in release.files.items() if part_of_path(path) == config)
     if 0 < size <= LOAD_BYTES:  # a part itself; its other configs are the same files
         loaded = patiently(f"loading {config}", lambda: loaded_rows(repo_id, config, sha))
         problems += _differing(config, "loaded", loaded, wanted)

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from hyper_kvasir import CATEGORIES, TAXONOMY, TRACTS, Expected, Part, part_of, read_examples, settle
+from hyper_kvasir import VIEWS, Expected, Problems, Shard, known_columns, read_examples
 from scripts.pipeline import stats
-from scripts.pipeline.build import STAGING, build_parts, built_parts, source_bytes, source_problems
+from scripts.pipeline.build import STAGING, build_shards, built_shards, check_sources
 from scripts.pipeline.card import check_card, find_row, folder_examples, lint_card, make_card
 from scripts.pipeline.hub import PublishError, Repository, batches
-from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, read_manifest
-from scripts.pipeline.plan import SCHEMA, Plan, PlannedPart, make_plan
+from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest
+from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.publish import Draft, Published, Release, Send, check_lost, check_untagged
 from scripts.pipeline.verify import FileContent, Verified, check_contents, read_contents, verify
 
@@ -48,7 +48,7 @@ class FolderMaker:
         if published.manifest is None or published.manifest["files"] != files:
             check_untagged(self.edition.version, published)  # now, and not after minutes of verification
         release = self.release()
-        check_lost(published, {path.split("/")[1] for path in release.files})
+        check_lost(published, {part_of_path(path) for path in release.files})
         return release
 
     def build(self, published: Published, draft: Draft, send: Send) -> Release:
@@ -120,7 +120,7 @@ class SourceMaker:
     def plan(self) -> Plan:
         """The shards of all that is in the archives. Raises SourceError with all that is wrong there."""
         plan = make_plan(self.options.archives, self.options.configs, self.options.expected)
-        settle(plan.problems, checks=True)
+        plan.problems.settle(checks=True)
         return plan
 
     def draft(self, published: Published) -> Draft:
@@ -130,8 +130,8 @@ class SourceMaker:
         """
         check_lost(published, self._parts())
         manifest, there = self._manifest(published), published.entries
-        new = {path: shard for path, shard in self.plan.parts.items() if manifest["files"][path] != there.get(path)}
-        rows = {path: _row_digests(shard) for path, shard in new.items()}
+        new = {path: planned for path, planned in self.plan.shards.items() if manifest["files"][path] != there.get(path)}
+        rows = {path: _row_digests(planned) for path, planned in new.items()}
         draft = Draft(version=self.edition.version, folder=self.staging, manifest=manifest, rows=rows)
         if _to_build(draft):
             return draft
@@ -145,8 +145,8 @@ class SourceMaker:
         """
         if isinstance(draft, Release):
             return draft
-        todo = {path: self.plan.parts[path] for path in _to_build(draft)}
-        for batch in batches({path: source_bytes(shard.part) for path, shard in todo.items()}):
+        todo = {path: self.plan.shards[path] for path in _to_build(draft)}
+        for batch in batches({path: planned.shard.image_bytes for path, planned in todo.items()}):
             made = self._build({path: todo[path] for path in batch}, published)
             if self.options.send_at_once:
                 send(made, self.staging)
@@ -155,7 +155,7 @@ class SourceMaker:
         return self._whole(draft, published)
 
     def _parts(self):
-        return {part_of(config) for config in self.options.configs}
+        return {VIEWS[config].part for config in self.options.configs}
 
     def _build(self, todo, published):
         """Builds shards, or finds them built by a run that was cut off, and returns their paths.
@@ -164,10 +164,13 @@ class SourceMaker:
         """
         plan, expected, workers = self.plan, self.options.expected, self.options.workers
         known = (published.manifest["sources"] if published.manifest else {}) | self.fingerprints
-        made = built_parts(self.staging, self.staging, todo)
+        made = built_shards(self.staging, self.staging, todo)
         missing = {path: shard for path, shard in todo.items() if path not in made}
-        fingerprints, new, problems = build_parts(plan, missing, self.staging, known, workers)
-        settle([*problems, *source_problems(plan, fingerprints, expected)], checks=True)
+        fingerprints, new, damaged = build_shards(plan, missing, self.staging, known, workers)
+        problems = Problems()
+        problems.extend(damaged)
+        check_sources(plan, fingerprints, expected, problems)
+        problems.settle(checks=True)
         self.fingerprints |= {part: {**source, "complete": True} for part, source in fingerprints.items()}
         made |= new
         contents = read_contents(self.staging, sorted(made), workers)
@@ -202,23 +205,23 @@ class SourceMaker:
     def _files(self, published):
         """{path: (manifest entry, what the file holds)} of the archives' shards and of the parts that stay."""
         there, files = published.entries, {}
-        for path, shard in self.plan.parts.items():
+        for path, planned in self.plan.shards.items():
             entry = there.get(path)
-            if entry is None or entry["key"] != shard.key:
-                entry = _entry_to_build(shard)
-            files[path] = self.built.get(path, (entry, planned_content(shard.part, entry)))
+            if entry is None or entry["key"] != planned.key:
+                entry = _entry_to_build(planned)
+            files[path] = self.built.get(path, (entry, planned_content(planned.shard, entry)))
         for path, entry in there.items():
-            if path.split("/")[1] not in self._parts():
+            if part_of_path(path) not in self._parts():
                 if entry["sha256"] not in self.read:
                     self.read[entry["sha256"]] = _published_content(self.repository, published.head, path, entry)
                 files[path] = entry, self.read[entry["sha256"]]
         return files
 
 
-def _entry_to_build(planned: PlannedPart) -> dict:
+def _entry_to_build(planned: PlannedShard) -> dict:
     """A manifest entry as far as it is known before the file is written; see `Draft`."""
     content = hashlib.sha256(planned.row_digests.encode()).hexdigest()
-    size, rows = source_bytes(planned.part), len(planned.part.rows)
+    size, rows = planned.shard.image_bytes, len(planned.shard.rows)
     return {"rows": rows, "bytes": size, "sha256": None, "key": planned.key, "content": content}
 
 
@@ -251,32 +254,27 @@ def _published_content(repository, revision, path, entry):
 
 def _example_finder(plan, summaries, opened):
     """Rows for the card: from the archives, and from the Hub those of parts that are not built here."""
-    rows = {(p.part.config, row.image_id): (p.part, row) for p in plan.parts.values() for row in p.part.rows}
+    shards = [planned.shard for planned in plan.shards.values()]
+    rows = {(shard.part, row.image_id): (shard, row) for shard in shards for row in shard.rows}
 
     def example(part, image_id):
         if (part, image_id) in rows:
             shard, row = rows[part, image_id]
-            return read_examples(shard, [row], []).to_pylist()[0]
+            return read_examples(shard, [row], Problems()).to_pylist()[0]
         return find_row(opened(stats.path_of(summaries, part, image_id)), image_id)
 
     return example
 
 
-def planned_content(part: Part, entry: dict) -> FileContent:
-    """What a published file holds, from the rows that it was planned from; its masks are not read again."""
-    columns: dict[str, list] = {"image_id": [row.image_id for row in part.rows]}
-    if part.config != "unlabeled":
-        columns["label"] = [row.label for row in part.rows]
-        columns["fold_2"] = [row.fold_2 for row in part.rows]
-        columns["fold_5"] = [row.fold_5 for row in part.rows]
-    if part.config == "labeled":
-        columns["category"] = [CATEGORIES.index(TAXONOMY[row.label].category) for row in part.rows]
-        columns["tract"] = [TRACTS.index(TAXONOMY[row.label].tract) for row in part.rows]
-    boxes = sum(len(row.boxes) for row in part.rows)
-    return FileContent(entry["sha256"], columns, [row.image.crc for row in part.rows], None, boxes, [])
+def planned_content(shard: Shard, entry: dict) -> FileContent:
+    """What a published file holds, from the rows that it was planned from; its images are not read again."""
+    rows = [known_columns(shard.part, row) for row in shard.rows]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    boxes = sum(len(row.boxes) for row in shard.rows)
+    return FileContent(entry["sha256"], columns, [row.image.crc for row in shard.rows], None, boxes, [])
 
 
 def _row_digests(planned):
     """The `row_digests` of a shard that is not written yet."""
-    ids = [f"{planned.part.config} {row.image_id}" for row in planned.part.rows]
+    ids = [f"{planned.shard.part} {row.image_id}" for row in planned.shard.rows]
     return {image_id: planned.row_digests[8 * i : 8 * i + 8] for i, image_id in enumerate(ids)}
