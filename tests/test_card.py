@@ -196,8 +196,8 @@ def test_nothing_to_do_writes_nothing_and_reads_no_data(folder, monkeypatch):
 
 def test_only_a_changed_file_is_read_again(folder, monkeypatch, undrawn):
     drop_rows(folder, LABELED, 1)
-    read, summarise = [], stats.summarise
-    monkeypatch.setattr(stats, "summarise", lambda path, part: read.append(path) or summarise(path, part))
+    read, summarize = [], stats.summarize
+    monkeypatch.setattr(stats, "summarize", lambda path, part: read.append(path) or summarize(path, part))
     assert main([str(folder)]) == 0
     assert [Path(path) for path in read] == [folder / LABELED]
 
@@ -370,7 +370,7 @@ SHARES = "| | number | least share of the image | median | greatest |"
 def test_no_number_of_the_dataset_is_typed():
     """The texts compute; only constants of the process and names that hold digits are typed."""
     names = r"\d-fold|\d_fold_split|sha256|8-connected|CC BY 4\.0|2\.21|float32|\bv2\b"
-    process = r"grey value of 128( into 0 and 255)?|0 background|255 polyp|1 to n|from 0|> 0|x 4:|\)\[0\]"
+    process = r"gray value of 128( into 0 and 255)?|0 background|255 polyp|1 to n|from 0|> 0|x 4:|\)\[0\]"
     arguments = r"\(\d+, \d+\)|(seed|buffer_size|batch_size|num_workers)=\d+"
     words = r"(?i)\b(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty|hundred|thousand)\b"
     metadata = yaml.safe_load((TEXTS / "metadata.yaml").read_text(encoding="utf-8"))
@@ -643,12 +643,12 @@ def test_how_boxes_fit():
 @pytest.mark.parametrize("path", [LABELED, SEGMENTED])
 def test_summaries_add_up(carded, path):
     path, part = carded / path, path.split("/")[1]
-    whole = stats.summarise(str(path), part)
+    whole = stats.summarize(str(path), part)
     table = pq.read_table(path)
     pieces = []
     for i, piece in enumerate((table.slice(0, 2), table.slice(2))):
         pq.write_table(piece, path.with_suffix(f".{i}"))
-        pieces.append(stats.summarise(str(path.with_suffix(f".{i}")), part))
+        pieces.append(stats.summarize(str(path.with_suffix(f".{i}")), part))
         path.with_suffix(f".{i}").unlink()
     assert stats.merge(pieces) == stats.merge(pieces[::-1]) == whole
     assert json.loads(json.dumps(whole)) == whole
@@ -669,7 +669,7 @@ def segmented():
 
 
 def test_polyps_are_drawn_where_they_are(segmented):
-    """A grey image 30 wide and 20 high with two instances and a box, which are all off the diagonal."""
+    """A gray image 30 wide and 20 high with two instances and a box, which are all off the diagonal."""
     instances = np.zeros((20, 30), np.uint8)
     instances[2:6, 20:28], instances[15, 3] = 1, 2
     row = {
@@ -707,7 +707,7 @@ def test_every_finding_is_shown_in_the_frame_of_its_category(carded):
     for axis in drawing.canvas.axes:
         if axis.images:
             frames[axis.get_title().replace("-\n", "-")] = to_hex(axis.patches[0].get_edgecolor()).upper()
-    assert frames == {f.name: figures.CATEGORY_COLOURS[f.category] for f in TAXONOMY}
+    assert frames == {f.name: figures.CATEGORY_COLORS[f.category] for f in TAXONOMY}
 
 
 def test_class_balance_and_folds_show_the_counts(official):

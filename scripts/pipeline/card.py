@@ -41,7 +41,7 @@ from hyper_kvasir import (
 )
 from scripts.pipeline import croissant, figures, stats
 from scripts.pipeline.figures import Example
-from scripts.pipeline.manifest import matching
+from scripts.pipeline.manifest import matching, part_of_path
 from scripts.pipeline.parquet import features_metadata
 
 PROJECT = Path(__file__).parents[2]
@@ -284,7 +284,7 @@ def front_matter(manifest: dict) -> dict:
     metadata, parts = _metadata(), {part_of(config) for config in manifest["configs"]}
     tasks = [metadata["tasks"][part] for part in ("labeled", "segmented", "unlabeled") if part in parts]
     counted = {"labeled" if "labeled" in parts else "segmented", "unlabeled"}  # segmented images are labeled ones
-    images = sum(entry["rows"] for path, entry in manifest["files"].items() if _part(path) in counted)
+    images = sum(entry["rows"] for path, entry in manifest["files"].items() if part_of_path(path) in counted)
     return {
         "license": metadata["license"],
         "pretty_name": metadata["pretty_name"],
@@ -297,10 +297,6 @@ def front_matter(manifest: dict) -> dict:
         "configs": [_config_yaml(config, splits) for config, splits in manifest["configs"].items()],
         "dataset_info": [_info_yaml(config, splits, manifest) for config, splits in manifest["configs"].items()],
     }
-
-
-def _part(path):
-    return path.split("/")[1]
 
 
 def _size_category(rows):
@@ -416,7 +412,7 @@ def _config_context(config, splits, manifest):
 
 def _part_context(part, summary, manifest, metadata, example):
     views = [config for config in manifest["configs"] if part_of(config) == part and config != part]
-    entries = [entry for path, entry in manifest["files"].items() if _part(path) == part]
+    entries = [entry for path, entry in manifest["files"].items() if part_of_path(path) == part]
     meanings = metadata["columns"] | metadata.get(f"{part}_columns", {})
     features = features_metadata(part)
     return {
@@ -651,7 +647,7 @@ def check_card(text: str, manifest: dict, folder: str | None = None) -> list[str
         for config, split, number in re.findall(r"^\| `(\w+)` \| `(\w+)` \| ([\d,]+) \|", body, re.MULTILINE)
     }
     problems = _differing("metadata", in_metadata, wanted) + _differing("table of splits", in_table, wanted)
-    labeled = [path for path in rows if _part(path) == "labeled"]
+    labeled = [path for path in rows if part_of_path(path) == "labeled"]
     if folder is not None and labeled:
         found = re.findall(r"^\| \d+ \| `([\w-]+)` \|.*?\| ([\d,]+) \|", body, re.MULTILINE)
         in_taxonomy = {(name,): int(number.replace(",", "")) for name, number in found}

@@ -6,7 +6,8 @@
  "versions": {package: version},
  "files": {path: {"rows", "bytes", "data_bytes", "sha256", "key", "content"}}}
 
-`key` is of all that the bytes of a file depend on, `content` of its rows alone. `complete`: built with all checks.
+`key` is a digest of all that the bytes of a file depend on, `content` of its rows alone. `complete`: built with all
+checks. The card adds "card": {"key", "commit", "files": {path: {"bytes", "sha256"}}}, and a release adds "version".
 """
 
 import fnmatch
@@ -49,6 +50,11 @@ def views_of(config: str, files: dict) -> dict:
 def matching(pattern: str, files) -> list[str]:
     """The files of a split, sorted."""
     return sorted(path for path in files if fnmatch.fnmatch(path, pattern))
+
+
+def part_of_path(path: str) -> str:
+    """The part that a data file belongs to: "labeled" of "data/labeled/.../00.parquet"."""
+    return path.split("/")[1]
 
 
 def read_manifest(folder: str) -> dict | None:
