@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 from hyper_kvasir import CONFIGS, TAXONOMY, Expected, part_of, plan_parts
 from scripts.loopback_hub import LoopbackHub
 from scripts.pipeline import stats
-from scripts.pipeline.card import find_row, make_card
+from scripts.pipeline.card import make_card
 from scripts.pipeline.console import say, table
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text
-from scripts.pipeline.parquet import write_part, write_table
+from scripts.pipeline.parquet import find_row, write_part, write_table
 from scripts.pipeline.plan import SCHEMA, make_plan, plan_part
 
 REPO = "ns/hyper-kvasir"

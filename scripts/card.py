@@ -4,9 +4,9 @@
 
 From the texts in dataset_card/ and what is in the files: README.md, assets/, stats.json, croissant.json, datasheet.md,
 CITATION.bib, CITATION.cff, CHANGELOG.md; and it enters them in manifest.json. Every number is counted. Files whose
-sha256 stands in stats.json are not read again, and only what differs is written. Then the card is checked: its metadata
-against what the Hub takes, its numbers against the Parquet files. What was written is listed, and problems, with which
-the command exits with 1.
+sha256 stands in stats.json are not read again, and only what differs is written. Then the card's configs
+and numbers are checked against the Parquet files. What was written is listed, and problems, with which the command
+exits with 1.
 
 scripts.build does this at its end; use this command after a change of the texts or figures.
 """
@@ -14,8 +14,10 @@ scripts.build does this at its end; use this command after a change of the texts
 import argparse
 from pathlib import Path
 
-from scripts.pipeline.card import check_card, lint_card, update_card, write_file
+from scripts.pipeline.card import update_card
+from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.console import run, say
+from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import FILE, manifest_text, read_manifest
 
 

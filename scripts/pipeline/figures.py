@@ -8,7 +8,6 @@ readers, and color is never the only sign. The same numbers and rows give the sa
 
 import io
 import textwrap
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,9 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from hyper_kvasir import CATEGORIES, FINDINGS, TAXONOMY, TRACTS
-from scripts.pipeline.stats import FITS, densest, label_counts, object_examples, size_range
-
-Example = Callable[[str, str], dict]  # (part, image id) -> the row, images as {"bytes", "path"}
+from scripts.pipeline.stats import FITS, Example, densest, label_counts, object_examples, size_range
 
 WIDTH, DPI = 8, 110  # inches, pixels an inch
 SIZE_CELL = 64  # pixels a side, of the cells that image sizes are counted in

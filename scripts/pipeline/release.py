@@ -19,7 +19,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from hyper_kvasir import CATEGORIES, TAXONOMY, TRACTS, Expected, Part, part_of, read_examples, settle
 from scripts.pipeline import stats
 from scripts.pipeline.build import STAGING, build_parts, built_parts, source_bytes, source_problems
-from scripts.pipeline.card import check_card, find_row, folder_examples, lint_card, make_card
+from scripts.pipeline.card import folder_examples, make_card
+from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.hub import (
     PublishError,
     Release,
@@ -32,6 +33,7 @@ from scripts.pipeline.hub import (
     published_entries,
 )
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, read_manifest
+from scripts.pipeline.parquet import find_row
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedPart, make_plan
 from scripts.pipeline.verify import FileContent, Verified, check_contents, read_contents, verify
 

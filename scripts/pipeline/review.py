@@ -21,8 +21,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from hyper_kvasir import CATEGORIES, CONFIGS, FINDINGS, TAXONOMY, Expected, features_of, part_of
-from scripts.pipeline.card import write_file
 from scripts.pipeline.console import Progress
+from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import part_of_path, read_manifest
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.stats import FITS, MATCH, compare_boxes, components_of, corners, matched_components, overlap

@@ -8,6 +8,7 @@ import io
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from scripts.pipeline.manifest import part_of_path
+
+Example = Callable[[str, str], dict]  # (part, image id) -> the row, images as {"bytes", "path"}
 
 FILE = "stats.json"
 SCHEMA = 2  # of a summary; counted up when the same file is to give another one
