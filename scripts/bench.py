@@ -7,7 +7,6 @@
 Runs alternate with the rival's; the quickest of each counts, since noise only ever adds time.
 """
 
-import argparse
 import base64
 import json
 import os
@@ -25,10 +24,10 @@ import pyarrow.parquet as pq
 from hyper_kvasir import CONFIGS, TAXONOMY, Expected, part_of, plan_parts
 from scripts.loopback_hub import LoopbackHub
 from scripts.pipeline import stats
-from scripts.pipeline.card import find_row, make_card
-from scripts.pipeline.console import say, table
+from scripts.pipeline.card import make_card
+from scripts.pipeline.console import command_parser, number, say, table
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text
-from scripts.pipeline.parquet import write_part, write_table
+from scripts.pipeline.parquet import find_row, write_part, write_table
 from scripts.pipeline.plan import SCHEMA, make_plan, plan_part
 
 REPO = "ns/hyper-kvasir"
@@ -257,13 +256,11 @@ def percent(part, whole):
 
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m scripts.bench", __doc__)
     parser.add_argument("what", choices=["build", "updates"])
     parser.add_argument("--archive", metavar="ZIP", help="a labeled archive; default: one of generated photographs")
     parser.add_argument("--gigabytes", type=float, default=1.05, help="size of a generated one (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=3, help="times each command runs (default: %(default)s)")
+    parser.add_argument("--runs", type=number, default=3, help="times each command runs (default: %(default)s)")
     parser.add_argument("--work", metavar="DIR", default="dist/bench", help="where to write (default: %(default)s)")
     args = parser.parse_args(arguments)
     os.makedirs(args.work, exist_ok=True)

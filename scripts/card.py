@@ -4,40 +4,36 @@
 
 From the texts in dataset_card/ and what is in the files: README.md, assets/, stats.json, croissant.json, datasheet.md,
 CITATION.bib, CITATION.cff, CHANGELOG.md; and it enters them in manifest.json. Every number is counted. Files whose
-sha256 stands in stats.json are not read again, and only what differs is written. Then the card is checked: its metadata
-against what the Hub takes, its numbers against the Parquet files. What was written is listed, and problems, with which
-the command exits with 1.
+sha256 stands in stats.json are not read again, and only what differs is written. Then the card's configs and
+numbers are checked against the Parquet files. What was written is listed, and problems, with which the command exits
+with 1.
 
 scripts.build does this at its end; use this command after a change of the texts or figures.
 """
 
-import argparse
 from pathlib import Path
 
-from scripts.pipeline.card import check_card, lint_card, update_card, write_file
-from scripts.pipeline.console import run, say
+from scripts.pipeline.card import update_card
+from scripts.pipeline.card_check import check_card, lint_card
+from scripts.pipeline.console import command_parser, refusing, run, say
+from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import FILE, manifest_text, read_manifest
 
 
+@refusing(ValueError, OSError)
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.card", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m scripts.card", __doc__)
     parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote")
     args = parser.parse_args(arguments)
-    try:
-        manifest = read_manifest(args.folder)
-        if manifest is None:
-            raise ValueError(f"{args.folder}: no {FILE} there; build the folder first: python -m scripts.build")
-        updated, changed = update_card(args.folder, manifest)
-        if updated != manifest:
-            write_file(Path(args.folder, FILE), manifest_text(updated).encode())
-            changed.append(FILE)
-        card = Path(args.folder, "README.md").read_text(encoding="utf-8")
-        problems = lint_card(card, list(updated["files"])) + check_card(card, updated, args.folder)
-    except (ValueError, OSError) as error:
-        say(f"error: {error}")
-        return 1
+    manifest = read_manifest(args.folder)
+    if manifest is None:
+        raise ValueError(f"{args.folder}: no {FILE} there; build the folder first: python -m scripts.build")
+    updated, changed = update_card(args.folder, manifest)
+    if updated != manifest:
+        write_file(Path(args.folder, FILE), manifest_text(updated).encode())
+        changed.append(FILE)
+    card = Path(args.folder, "README.md").read_text(encoding="utf-8")
+    problems = lint_card(card, list(updated["files"])) + check_card(card, updated, args.folder)
     for path in changed:
         say(f"written: {path}" if Path(args.folder, path).exists() else f"removed: {path}")
     for problem in problems:

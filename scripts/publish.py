@@ -30,7 +30,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hyper_kvasir import VIEWS, Expected
 from scripts.pipeline.build import STAGING, only_builder_of
-from scripts.pipeline.console import run, say
+from scripts.pipeline.console import add_expect, add_workers, command_parser, run, say
 from scripts.pipeline.hub import PublishError, Repository, check_token, explain
 from scripts.pipeline.manifest import FILE, read_manifest
 from scripts.pipeline.publish import check_changelog, parse_version, publish
@@ -95,9 +95,7 @@ def work_folder(folder: str):
 
 
 def parse(arguments) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m scripts.publish", __doc__)
     parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote; with --source, a work folder")
     parser.add_argument("--repo-id", required=True, metavar="NS/NAME", help="the dataset repository, made if not there")
     parser.add_argument("--version", required=True, metavar="X.Y.Z", help="becomes the tag vX.Y.Z, which never moves")
@@ -107,10 +105,8 @@ def parse(arguments) -> argparse.Namespace:
     parser.add_argument("--source", action="append", metavar="DIR", help="build from these archives what changed")
     parser.add_argument("--config", action="append", choices=VIEWS, metavar="NAME", help="with --source: default all")
     parser.add_argument("--build-and-upload", action="store_true", help="with --source: part by part, for small disks")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    parser.add_argument(
-        "--expect", metavar="FILE", help="JSON of the numbers to check against in place of the official ones"
-    )
+    add_workers(parser)
+    add_expect(parser)
     parser.add_argument("--changelog", metavar="FILE", default=CHANGELOG, help="default: dataset_card/CHANGELOG.md")
     args = parser.parse_args(arguments)
     try:
@@ -123,8 +119,6 @@ def parse(arguments) -> argparse.Namespace:
         parser.error("--build-and-upload goes with --source, and not with --dry-run")
     if args.config and not args.source:
         parser.error("--config goes with --source")
-    if args.workers < 1:
-        parser.error("--workers must be at least 1")
     for source in args.source or ():
         if not os.path.exists(source):
             parser.error(f"--source {source}: no such folder")

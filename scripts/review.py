@@ -7,32 +7,22 @@ finding, and a browser of the segmented images with mask, instances and boxes. T
 opens from disk, and its policy forbids any network access. Exits with 0 once the page is written, whatever it says.
 """
 
-import argparse
 import os
 
 from hyper_kvasir import Expected
-from scripts.pipeline.console import run, say
+from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run
 from scripts.pipeline.review import write_review
 
 
+@refusing(ValueError, OSError)
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.review", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m scripts.review", __doc__)
     parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote")
     parser.add_argument("--to", required=True, metavar="FILE", help="the HTML file to write")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    parser.add_argument(
-        "--expect", metavar="FILE", help="JSON of the numbers to check against in place of the official ones"
-    )
+    add_workers(parser)
+    add_expect(parser)
     args = parser.parse_args(arguments)
-    if args.workers < 1:
-        parser.error("--workers must be at least 1")
-    try:
-        status = write_review(args.folder, Expected.load(args.expect), args.workers, args.to)
-    except (ValueError, OSError) as error:
-        say(f"error: {error}")
-        return 1
+    status = write_review(args.folder, Expected.load(args.expect), args.workers, args.to)
     print(f"{args.to}: {os.path.getsize(args.to) / 1e6:.1f} MB: {status}")
     return 0
 

@@ -7,31 +7,19 @@ of image, mask and instances; each file's sha256, rows and features; that each s
 of expected and found, then every problem, and exits with 1 if there is one.
 """
 
-import argparse
-import os
-
 from hyper_kvasir import CONFIGS, Expected
-from scripts.pipeline.console import run, say, table
+from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run, table
 from scripts.pipeline.verify import verify
 
 
+@refusing(ValueError, OSError)
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m scripts.verify", __doc__)
     parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
-    parser.add_argument(
-        "--expect", metavar="FILE", help="JSON of the numbers to check against in place of the official ones"
-    )
+    add_workers(parser)
+    add_expect(parser)
     args = parser.parse_args(arguments)
-    if args.workers < 1:
-        parser.error("--workers must be at least 1")
-    try:
-        result = verify(args.folder, Expected.load(args.expect), args.workers)
-    except (ValueError, OSError) as error:
-        say(f"error: {error}")
-        return 1
+    result = verify(args.folder, Expected.load(args.expect), args.workers)
     rows = [(*check, "" if check.expected == check.found else "differs") for check in result.checks]
     print(table(("what", "expected", "found", ""), rows))
     absent = [config for config in CONFIGS if config not in result.configs]

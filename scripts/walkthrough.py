@@ -7,7 +7,6 @@ Every command and line of code is shown with what came back. Publication is to a
 the unmodified clients talk to: nothing leaves the machine. Everything is written below --to.
 """
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import sys
 
 from hyper_kvasir import CONFIGS, SourceError, find_archive, part_of
 from scripts.loopback_hub import LoopbackHub
+from scripts.pipeline.console import command_parser
 
 REPO = "ns/hyper-kvasir"
 
@@ -35,10 +35,12 @@ for statement in ast.parse(text).body:
 
 
 class Walk:
-    """Shows and runs commands and code, all in one environment."""
+    """Shows and runs commands and code, all in one environment: below the folder `to`, with `hub` as the Hub."""
 
-    def __init__(self, env: dict):
-        self.env = {**env, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
+    def __init__(self, hub: LoopbackHub, to: str):
+        self.hub, self.to = hub, to
+        self.env = hub.env(home=os.path.abspath(f"{to}/home"))
+        self.env |= {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "PYTHONUNBUFFERED": "1"}
 
     def title(self, text: str):
         print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
@@ -56,11 +58,16 @@ class Walk:
         if done.returncode:
             sys.exit(done.returncode)
 
+    def publish(self, folder: str, version: str, *flags: str):
+        """Publishes a folder, and says what the Hub received."""
+        self.hub.reset()
+        self.command("scripts.publish", folder, "--repo-id", REPO, "--version", version, *flags)
+        sent = self.hub.counters()["uploaded"]
+        print(f"The Hub received: {sent['xorbs'] + sent['lfs']:,} bytes of files, {sent['commits']:,} of commits")
+
 
 def main(arguments=None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="scripts/demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("scripts/demo", __doc__)
     parser.add_argument("--source", metavar="DIR", help="a folder of official archives; default: a generated miniature")
     parser.add_argument(
         "--to", metavar="DIR", default="dist/demo", help="where to write (default: %(default)s, emptied)"
@@ -76,17 +83,15 @@ def main(arguments=None) -> int:
             parser.error(f"--source {args.source}: none of the official archives lies there")
     make_empty(parser, args.to)
     with LoopbackHub(f"{args.to}/hub") as hub:
-        walk = Walk(hub.env(home=os.path.abspath(f"{args.to}/home")))
+        walk = Walk(hub, args.to)
         if args.source:
-            build_and_publish(
-                walk, hub, args.to, args.source, configs, [flag for c in configs for flag in ("--config", c)]
-            )
+            build_and_publish(walk, args.source, configs)
         else:
             walk.title("A miniature of the official archives, with all 23 findings")
             walk.command("tests.fake_source", f"{args.to}/source")
             expect = ["--expect", f"{args.to}/source/expected.json"]
-            build_and_publish(walk, hub, args.to, f"{args.to}/source", configs, [], expect)
-            update(walk, hub, args.to)
+            build_and_publish(walk, f"{args.to}/source", configs, expect)
+            update(walk)
     print(f"\nAll of it lies in {args.to}: the dataset (hyper-kvasir/) and a page about it (review.html).")
     return 0
 
@@ -101,21 +106,21 @@ def make_empty(parser, folder):
     open(marker, "w").close()
 
 
-def build_and_publish(walk, hub, to, source, configs, flags, expect=()):
-    """From a source to version 1.0.0 on the Hub, loaded from there."""
-    out = f"{to}/hyper-kvasir"
+def build_and_publish(walk, source, configs, expect=()):
+    """From a source to version 1.0.0 on the Hub, loaded from there. `expect`: the flag --expect, if there is one."""
+    out = f"{walk.to}/hyper-kvasir"
+    flags = [flag for config in configs for flag in ("--config", config)] if configs != CONFIGS else []
     # The Hub on this machine has no archives: only where a fold csv is missing would one be asked for.
     online = {"HF_ENDPOINT": "https://huggingface.co"} if not expect else {}
     walk.title("Build: from the archives to Parquet files and a card")
     walk.command("scripts.build", "--source", source, "--out", out, *flags, *expect, **online)
     walk.title("Verify: every file, row and number")
     walk.command("scripts.verify", out, *expect)
-    walk.command("scripts.review", out, "--to", f"{to}/review.html", *expect)
+    walk.command("scripts.review", out, "--to", f"{walk.to}/review.html", *expect)
     walk.title("Load what was built, by the names of its configs, and stream it")
     walk.code("from datasets import load_dataset\n" + "\n".join(load_code(out, config) for config in configs))
     walk.title("Publish it as version 1.0.0, to a Hub on this machine")
-    walk.command("scripts.publish", out, "--repo-id", REPO, "--version", "1.0.0", *expect)
-    say_sent(hub)
+    walk.publish(out, "1.0.0", *expect)
     walk.title("Load it by one line, and stream it, from the Hub")
     walk.code(
         "from datasets import load_dataset\n"
@@ -140,21 +145,18 @@ def load_code(out: str, config: str) -> str:
     return "\n".join(lines)
 
 
-def update(walk, hub, to):
+def update(walk):
     """Version 2.0.0 with three labels changed: only the files that the images leave and enter are sent."""
-    source, out = f"{to}/source-2", f"{to}/hyper-kvasir-2"
+    source, out, changelog = (f"{walk.to}/{name}" for name in ("source-2", "hyper-kvasir-2", "CHANGELOG.md"))
     walk.title("Three labels change: the same source with three images in other folders")
     walk.command("tests.fake_source", source, "--relabel", "3")
-    shutil.copytree(f"{to}/hyper-kvasir", out)
+    shutil.copytree(f"{walk.to}/hyper-kvasir", out)
     expect = ["--expect", f"{source}/expected.json"]
     walk.command("scripts.build", "--source", source, "--out", out, *expect)
-    with open(f"{to}/CHANGELOG.md", "w", encoding="utf-8") as file:
+    with open(changelog, "w", encoding="utf-8") as file:
         file.write("# Changelog\n\n## 2.0.0\n\nThree labels corrected.\n")
     walk.title("Publish it as version 2.0.0: only what changed goes up")
-    hub.reset()
-    flags = ["--changelog", f"{to}/CHANGELOG.md", *expect]
-    walk.command("scripts.publish", out, "--repo-id", REPO, "--version", "2.0.0", *flags)
-    say_sent(hub)
+    walk.publish(out, "2.0.0", "--changelog", changelog, *expect)
     walk.title("Both versions load, each as it was")
     walk.code(
         "from datasets import load_dataset\n"
@@ -164,12 +166,6 @@ def update(walk, hub, to):
         'name = new.features["label"].int2str\n'
         '[(i, name(before[i]), name(now)) for i, now in zip(new["image_id"], new["label"]) if now != before[i]]'
     )
-
-
-def say_sent(hub):
-    """What the Hub received since it was last asked to count anew."""
-    sent = hub.counters()["uploaded"]
-    print(f"The Hub received: {sent['xorbs'] + sent['lfs']:,} bytes of files, {sent['commits']:,} of commits")
 
 
 if __name__ == "__main__":

@@ -317,11 +317,9 @@ def _alive(pid):
 
 
 def test_a_build_cut_off_while_the_card_is_drawn_keeps_other_configs(source, tmp_path, monkeypatch):
-    import scripts.pipeline.card as card
-
     build(source, tmp_path / "out", "--config", "segmented")
     with monkeypatch.context() as patch:
-        patch.setattr(card, "write_card", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("scripts.pipeline.build.write_card", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build(source, tmp_path / "out", "--config", "unlabeled")
     assert not (tmp_path / "out/manifest.json").exists()

@@ -1,6 +1,7 @@
 """The card says what is in the files, and only that; the Hub, datasets and mlcroissant take it."""
 
 import functools
+import hashlib
 import io
 import json
 import re
@@ -29,19 +30,18 @@ from hyper_kvasir import (
     part_of,
 )
 from scripts.card import main
-from scripts.pipeline import figures, stats
+from scripts.pipeline import card, croissant, figures, stats
 from scripts.pipeline.card import (
     TEXTS,
     builder_commit,
     card_files,
     card_key,
-    check_card,
     folder_examples,
     front_matter,
-    lint_card,
     stale,
     write_card,
 )
+from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.manifest import make_manifest, manifest_text, read_manifest
 from tests.conftest import tree
 
@@ -196,8 +196,8 @@ def test_nothing_to_do_writes_nothing_and_reads_no_data(folder, monkeypatch):
 
 def test_only_a_changed_file_is_read_again(folder, monkeypatch, undrawn):
     drop_rows(folder, LABELED, 1)
-    read, summarise = [], stats.summarise
-    monkeypatch.setattr(stats, "summarise", lambda path, part: read.append(path) or summarise(path, part))
+    read, summarize = [], stats.summarize
+    monkeypatch.setattr(stats, "summarize", lambda path, part: read.append(path) or summarize(path, part))
     assert main([str(folder)]) == 0
     assert [Path(path) for path in read] == [folder / LABELED]
 
@@ -211,14 +211,14 @@ def test_a_card_without_the_files(carded, unencoded):
         rows.append((part, image_id))
         return folder_examples(str(carded), summaries)(part, image_id)
 
-    files = card_files(manifest, summaries, example, "someone/hyper-kvasir")
+    files = card_files(manifest, summaries, example, repo_id="someone/hyper-kvasir")
     assert b'load_dataset("someone/hyper-kvasir", "tract")' in files["README.md"]
     assert b"ns/hyper-kvasir" not in files["README.md"] + files["croissant.json"]
     assert Counter(part for part, _ in set(rows))["labeled"] == len(FINDINGS)
 
 
-@pytest.mark.parametrize("change", ["edited", "missing", "data", "repo", "none"])
-def test_stale(folder, change, undrawn):
+@pytest.mark.parametrize("change", ["edited", "missing", "data", "schema", "repo", "none"])
+def test_stale(folder, change, undrawn, monkeypatch):
     manifest = read_manifest(str(folder))
     if change == "edited":
         (folder / "README.md").write_text(readme(folder).replace("7", "8", 1))
@@ -227,6 +227,8 @@ def test_stale(folder, change, undrawn):
     elif change == "data":
         drop_rows(folder, LABELED, 1)
         manifest = read_manifest(str(folder))
+    elif change == "schema":
+        monkeypatch.setattr(card, "SCHEMA", card.SCHEMA + 1)
     elif change == "none":
         del manifest["card"]
     problems = stale(str(folder), manifest, *(["someone/else"] if change == "repo" else []))
@@ -275,7 +277,7 @@ def test_the_commit_of_the_builder(folder, monkeypatch, undrawn, tmp_path):
     assert builder_commit() is None, "never that of a repository around the project"
 
 
-def test_key_depends_on_data_texts_and_code(carded, tmp_path, monkeypatch):
+def test_key_depends_on_data_texts_and_schemas(carded, tmp_path, monkeypatch):
     manifest = read_manifest(str(carded))
     key = card_key(manifest)
     texts = shutil.copytree(TEXTS, tmp_path / "texts")
@@ -283,11 +285,56 @@ def test_key_depends_on_data_texts_and_code(carded, tmp_path, monkeypatch):
     (texts / "CHANGELOG.md").write_text("# Changelog\n\n## 9.9.9\n")  # every version adds to it
     assert card_key(manifest) == key
     (texts / "rai.yaml").write_text("rai: {}")
-    code = tmp_path / "figures.py"
-    code.write_text("")
     keys = {key, card_key(manifest), card_key(manifest, "a/b"), card_key({**manifest, "complete": False})}
-    monkeypatch.setattr(figures, "__file__", str(code))
-    assert len(keys | {card_key(manifest)}) == 5
+    for module in (card, stats):
+        monkeypatch.setattr(module, "SCHEMA", module.SCHEMA + 1)
+        keys.add(card_key(manifest))
+    assert len(keys) == 6
+
+
+def test_key_does_not_depend_on_the_bytes_of_code(carded, monkeypatch):
+    manifest = read_manifest(str(carded))
+    key = card_key(manifest)
+    for module in (card, croissant, figures, stats):
+        monkeypatch.setattr(module, "__file__", "nowhere")
+    assert card_key(manifest) == key
+
+
+# card.SCHEMA, and what `test_other_files_count_the_schema_up` makes of the fixed inputs
+DIGEST = 1, "a951368d55efa100ac1303940faf21cb2c8a791b52564b7e89b08ee06f73afd1"
+
+
+def test_other_files_count_the_schema_up(official, carded, monkeypatch):
+    """All that goes into the card's files but the texts, which count by their content, and the pixels of figures."""
+    metadata = yaml.safe_load((TEXTS / "metadata.yaml").read_text(encoding="utf-8")) | {"claims": {}}
+    monkeypatch.setattr(card, "_metadata", lambda: without_texts(metadata))
+    do_not_encode(monkeypatch)
+    manifest, parts = {**official[0], "version": "1.0.0", "versions": {}}, stats.by_part(official_summaries())
+    drawn = figures.draw(parts, one_of_each(carded))
+    context = card._context(manifest, parts, drawn, a_row, repo_id="ns/name", commit="1f2e3d")
+    described = croissant.croissant_text(
+        manifest, card._metadata(), {"description": "", "rai": {}}, repo_id="ns/name", version="1.0.0"
+    )
+    filters = "{{ 43600000 | size }} {{ 0.00001 | percent }} {{ 1071 | n }} {{ ['a', 'b', 'c'] | words }}"
+    words = card._templates().from_string(filters).render()
+    text = json.dumps([context, front_matter(manifest), described, words], default=repr)
+    made = card.SCHEMA, hashlib.sha256(text.encode()).hexdigest()
+    assert made == DIGEST, f"the card's files differ: count SCHEMA up in card.py, then update this digest; got {made}"
+
+
+def without_texts(value):
+    if isinstance(value, dict):
+        return {key: without_texts(inner) for key, inner in value.items()}
+    return [without_texts(inner) for inner in value] if isinstance(value, list) else ""
+
+
+def a_row(part, image_id):
+    """A stored row, the same always: generated images may change with their generator."""
+    picture = png(np.zeros((2, 3)))
+    boxes = {"id": [0], "bbox": [[0.0, 0.0, 3.0, 2.0]], "area": [6.0], "category": [0]}
+    columns = {"image": picture, "mask": picture, "instances": picture, "image_id": image_id, "objects": boxes}
+    columns |= {"label": 4, "category": 1, "tract": 0, "fold_2": 1, "fold_5": None, "width": 3, "height": 2}
+    return {name: columns[name] for name in features_of(part)}
 
 
 @pytest.mark.parametrize("what", ["no manifest", "not a folder", "file missing", "file damaged"])
@@ -370,7 +417,7 @@ SHARES = "| | number | least share of the image | median | greatest |"
 def test_no_number_of_the_dataset_is_typed():
     """The texts compute; only constants of the process and names that hold digits are typed."""
     names = r"\d-fold|\d_fold_split|sha256|8-connected|CC BY 4\.0|2\.21|float32|\bv2\b"
-    process = r"grey value of 128( into 0 and 255)?|0 background|255 polyp|1 to n|from 0|> 0|x 4:|\)\[0\]"
+    process = r"gray value of 128( into 0 and 255)?|0 background|255 polyp|1 to n|from 0|> 0|x 4:|\)\[0\]"
     arguments = r"\(\d+, \d+\)|(seed|buffer_size|batch_size|num_workers)=\d+"
     words = r"(?i)\b(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty|hundred|thousand)\b"
     metadata = yaml.safe_load((TEXTS / "metadata.yaml").read_text(encoding="utf-8"))
@@ -643,12 +690,12 @@ def test_how_boxes_fit():
 @pytest.mark.parametrize("path", [LABELED, SEGMENTED])
 def test_summaries_add_up(carded, path):
     path, part = carded / path, path.split("/")[1]
-    whole = stats.summarise(str(path), part)
+    whole = stats.summarize(str(path), part)
     table = pq.read_table(path)
     pieces = []
     for i, piece in enumerate((table.slice(0, 2), table.slice(2))):
         pq.write_table(piece, path.with_suffix(f".{i}"))
-        pieces.append(stats.summarise(str(path.with_suffix(f".{i}")), part))
+        pieces.append(stats.summarize(str(path.with_suffix(f".{i}")), part))
         path.with_suffix(f".{i}").unlink()
     assert stats.merge(pieces) == stats.merge(pieces[::-1]) == whole
     assert json.loads(json.dumps(whole)) == whole
@@ -669,7 +716,7 @@ def segmented():
 
 
 def test_polyps_are_drawn_where_they_are(segmented):
-    """A grey image 30 wide and 20 high with two instances and a box, which are all off the diagonal."""
+    """A gray image 30 wide and 20 high with two instances and a box, which are all off the diagonal."""
     instances = np.zeros((20, 30), np.uint8)
     instances[2:6, 20:28], instances[15, 3] = 1, 2
     row = {
@@ -707,7 +754,7 @@ def test_every_finding_is_shown_in_the_frame_of_its_category(carded):
     for axis in drawing.canvas.axes:
         if axis.images:
             frames[axis.get_title().replace("-\n", "-")] = to_hex(axis.patches[0].get_edgecolor()).upper()
-    assert frames == {f.name: figures.CATEGORY_COLOURS[f.category] for f in TAXONOMY}
+    assert frames == {f.name: figures.CATEGORY_COLORS[f.category] for f in TAXONOMY}
 
 
 def test_class_balance_and_folds_show_the_counts(official):
@@ -838,14 +885,7 @@ def test_lint_takes_the_card(carded):
 @pytest.mark.parametrize(
     "change, problem",
     [
-        (lambda m: m.update(license="cc-by-9.0"), "license: the Hub knows no 'cc-by-9.0'"),
-        (lambda m: m["task_categories"].append("image-classifying"), "task_categories: the Hub knows no"),
-        (lambda m: m["task_ids"].append("semantic"), "task_ids: the Hub knows no 'semantic'"),
-        (lambda m: m.update(size_categories=["100K"]), "size_categories: the Hub knows no '100K'"),
-        (lambda m: m.update(annotations_creators=["doctors"]), "annotations_creators: the Hub knows no 'doctors'"),
-        (lambda m: m.update(language="English"), "language: 'English' is not an ISO 639 code"),
-        (lambda m: m.update(licence="mit"), "licence: not a key"),
-        (lambda m: m["configs"].append(m["configs"][0]), "configs: 'labeled' stands 2 times"),
+        (lambda m: m["configs"].append(m["configs"][0]), "configs: 'labeled' is listed 2 times"),
         (lambda m: m["configs"][1].update(default=True), "configs: more than one default: labeled, unlabeled"),
         (lambda m: m["configs"][1]["data_files"][0].update(path="data/x/*"), "unlabeled / train: no file at data/x/*"),
         (lambda m: m["configs"].pop(), "dataset_info: 'fold_5' is not in configs"),
@@ -854,6 +894,24 @@ def test_lint_takes_the_card(carded):
 def test_lint_finds(carded, change, problem):
     problems = lint_card(spoiled(readme(carded), change), list(read_manifest(str(carded))["files"]))
     assert any(problem in found for found in problems) and all(found.startswith("README.md: ") for found in problems)
+
+
+def test_the_hub_knows_the_words_of_the_metadata(carded, official):
+    """Its lists, as far as this card may need them: hub-docs (datasetcard.md, licenses), @huggingface/tasks 0.21.54."""
+    known = {
+        "license": {"cc-by-4.0"},
+        "task_categories": {
+            "image-classification", "image-segmentation", "object-detection", "image-feature-extraction",
+        },
+        "task_ids": {"multi-class-image-classification", "semantic-segmentation", "instance-segmentation"},
+        "size_categories": {"n<1K", "100K<n<1M"},
+        "annotations_creators": {"expert-generated"},
+    }  # fmt: skip
+    others = {"pretty_name", "tags", "source_datasets", "configs", "dataset_info"}
+    for manifest in (read_manifest(str(carded)), official[0]):
+        metadata = front_matter(manifest)
+        assert metadata.keys() == known.keys() | others
+        assert all(set(as_list(metadata[key])) <= words for key, words in known.items())
 
 
 @pytest.mark.parametrize("text", ["# No metadata\n", "---\nlicense: [\n---\n", "---\nword\n---\n"])

@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from filelock import FileLock, Timeout
 
 from hyper_kvasir import VIEWS, Expected, Part, Problems, SourceError
+from scripts.pipeline.card import write_card
 from scripts.pipeline.console import Progress, say
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, views_of
 from scripts.pipeline.parquet import write_shard
@@ -236,8 +237,6 @@ def _put_in_place(out, staged, stale):
 
 def _finish(out, manifest):
     """Writes the card where it differs, and the manifest last."""
-    from scripts.pipeline.card import write_card  # loads matplotlib, which the start of a build need not wait for
-
     text = manifest_text(write_card(out, manifest))
     if _read(os.path.join(out, FILE)) != text:
         beside = os.path.join(out, STAGING, f"new-{FILE}")

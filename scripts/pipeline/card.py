@@ -2,13 +2,10 @@
 
     manifest = write_card(folder, manifest)       the files, written where they differ (`update_card` says which)
     stale(folder, manifest)                       what of them is not as it would be written now
-    lint_card(text, paths)                        whether the Hub takes the card
-    check_card(text, manifest, folder)            whether its numbers are those of the Parquet files
 
 Every number is counted (`scripts.pipeline.stats`); texts are in `dataset_card/`, numbers of others' marked as theirs.
 """
 
-import fnmatch
 import hashlib
 import io
 import json
@@ -21,8 +18,6 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
@@ -39,11 +34,13 @@ from hyper_kvasir import (
     VERSION,
     part_of,
 )
-from scripts.pipeline import croissant, figures, stats
-from scripts.pipeline.figures import Example
-from scripts.pipeline.manifest import matching
-from scripts.pipeline.parquet import features_metadata
+from scripts.pipeline import croissant, stats
+from scripts.pipeline.files import write_file
+from scripts.pipeline.manifest import matching, part_of_path
+from scripts.pipeline.parquet import features_metadata, find_row
+from scripts.pipeline.stats import Example
 
+SCHEMA = 1  # of all that goes along but stats.json; counted up when the same data and texts are to give other files
 PROJECT = Path(__file__).parents[2]
 TEXTS = PROJECT / "dataset_card"
 PLACEHOLDER = "ns/hyper-kvasir"  # stands for the Hub repository until publication knows it
@@ -57,17 +54,16 @@ OTHER = "other than the official archive"
 
 
 def card_key(manifest: dict, repo_id: str = PLACEHOLDER) -> str:
-    """sha256 of all that the card is made from: the files' digests, the texts, and the code that makes it.
+    """sha256 of all that the card is made from: the files' digests, the texts, and the SCHEMA of what makes it.
 
     Without the changelog: every version adds to it, and publication brings its own.
     """
     inputs = {name: manifest[name] for name in ("complete", "configs", "sources", "versions")}
     inputs["files"] = {path: entry["sha256"] for path, entry in manifest["files"].items()}
+    inputs["schema"] = [SCHEMA, stats.SCHEMA]
     inputs["dataset"] = [repo_id, str(VERSION), TAXONOMY, CITATION, HOMEPAGE, CONFIG_DESCRIPTIONS]
     inputs["features"] = {config: features_metadata(config) for config in manifest["configs"]}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
-    for module in (__file__, stats.__file__, figures.__file__, croissant.__file__):
-        digest.update(Path(module).read_bytes())
     for path in sorted(set(TEXTS.iterdir()) - {TEXTS / "CHANGELOG.md"}):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
@@ -93,6 +89,7 @@ def card_files(
     manifest: dict,
     summaries: dict,
     example: Example,
+    *,
     repo_id: str = PLACEHOLDER,
     changelog: str | None = None,
     commit: str | None = None,
@@ -103,14 +100,18 @@ def card_files(
     file); `changelog` stands in for dataset_card/CHANGELOG.md; `commit` is of `builder_commit`. The same arguments give
     the same bytes.
     """
+    from scripts.pipeline import figures  # loads matplotlib, which a card that is up to date need not wait for
+
     parts = stats.by_part(summaries)
     drawn = figures.draw(parts, example)
-    context = _context(manifest, parts, drawn, example, repo_id, commit)
+    context = _context(manifest, parts, drawn, example, repo_id=repo_id, commit=commit)
     card = f"---\n{_yaml(front_matter(manifest))}---\n\n{_render('card.md.j2', context)}"
     texts = {
         "README.md": card,
         stats.FILE: stats.stats_text(summaries),
-        "croissant.json": croissant.croissant_text(manifest, _metadata(), _rai(context), repo_id, version_of(manifest)),
+        "croissant.json": croissant.croissant_text(
+            manifest, _metadata(), _rai(context), repo_id=repo_id, version=version_of(manifest)
+        ),
         "CITATION.bib": CITATION + "\n",
         "CITATION.cff": re.sub(r"(?m)^version: .*", f"version: {version_of(manifest)}", _text("CITATION.cff")),
         "CHANGELOG.md": changelog or _text("CHANGELOG.md"),
@@ -150,7 +151,7 @@ def make_card(
     """(the manifest with its "card" entry, the files of `card_files`). An unchanged key keeps its commit."""
     key, old = card_key(manifest, repo_id), manifest.get("card", {})
     commit = old["commit"] if old.get("key") == key and "commit" in old else builder_commit()
-    files = card_files(manifest, summaries, example, repo_id, changelog, commit)
+    files = card_files(manifest, summaries, example, repo_id=repo_id, changelog=changelog, commit=commit)
     entries = {path: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for path, data in files.items()}
     card = {"key": key, "commit": commit, "files": dict(sorted(entries.items()))}
     return {**manifest, "card": card}, files
@@ -179,26 +180,6 @@ def folder_examples(folder: str, summaries: dict) -> Example:
         return find_row(os.path.join(folder, stats.path_of(summaries, part, image_id)), image_id)
 
     return cache(example)
-
-
-def find_row(file, image_id: str) -> dict:
-    """The row of an image in a Parquet file, by path or open. Reads some rows at a time: those of a card come early."""
-    with pq.ParquetFile(file, pre_buffer=False) as parquet:
-        for batch in parquet.iter_batches(8, use_threads=False):
-            if image_id in (ids := batch["image_id"].to_pylist()):
-                return batch.slice(ids.index(image_id), 1).to_pylist()[0]
-    raise KeyError(f"{file}: no row {image_id}")
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a file beside its place and moves it there, so that a kill leaves no half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.incomplete")
-    try:
-        beside.write_bytes(data)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _content(path):
@@ -284,7 +265,7 @@ def front_matter(manifest: dict) -> dict:
     metadata, parts = _metadata(), {part_of(config) for config in manifest["configs"]}
     tasks = [metadata["tasks"][part] for part in ("labeled", "segmented", "unlabeled") if part in parts]
     counted = {"labeled" if "labeled" in parts else "segmented", "unlabeled"}  # segmented images are labeled ones
-    images = sum(entry["rows"] for path, entry in manifest["files"].items() if _part(path) in counted)
+    images = sum(entry["rows"] for path, entry in manifest["files"].items() if part_of_path(path) in counted)
     return {
         "license": metadata["license"],
         "pretty_name": metadata["pretty_name"],
@@ -297,10 +278,6 @@ def front_matter(manifest: dict) -> dict:
         "configs": [_config_yaml(config, splits) for config, splits in manifest["configs"].items()],
         "dataset_info": [_info_yaml(config, splits, manifest) for config, splits in manifest["configs"].items()],
     }
-
-
-def _part(path):
-    return path.split("/")[1]
 
 
 def _size_category(rows):
@@ -351,7 +328,7 @@ def _feature_yaml(feature):
 # ------------------------------------------------------------------------------------------- what the templates say
 
 
-def _context(manifest, parts, drawn, example, repo_id, commit):
+def _context(manifest, parts, drawn, example, *, repo_id, commit):
     """The names that the texts of `dataset_card/` use."""
     metadata = _metadata()
     configs = [_config_context(config, splits, manifest) for config, splits in manifest["configs"].items()]
@@ -416,7 +393,7 @@ def _config_context(config, splits, manifest):
 
 def _part_context(part, summary, manifest, metadata, example):
     views = [config for config in manifest["configs"] if part_of(config) == part and config != part]
-    entries = [entry for path, entry in manifest["files"].items() if _part(path) == part]
+    entries = [entry for path, entry in manifest["files"].items() if part_of_path(path) == part]
     meanings = metadata["columns"] | metadata.get(f"{part}_columns", {})
     features = features_metadata(part)
     return {
@@ -554,122 +531,3 @@ def _source_context(part, source):
         "content": f"`{source['content']}`" if "content" in source else "",
         "known": known,
     }
-
-
-# ------------------------------------------------------------------------------------------------------------ checks
-
-
-def _split_card(text):
-    """(metadata, text below) of a card. Raises ValueError where there is no readable metadata."""
-    parts = text.split("---\n", 2)
-    if len(parts) != 3 or parts[0]:
-        raise ValueError("README.md: does not begin with metadata between two lines of ---")
-    try:
-        metadata = yaml.safe_load(parts[1])
-    except yaml.YAMLError as error:
-        raise ValueError(f"README.md: its metadata is not YAML: {error}") from error
-    if not isinstance(metadata, dict):
-        raise ValueError("README.md: its metadata is not a mapping")
-    return metadata, parts[2]
-
-
-def lint_card(text: str, paths: list[str]) -> list[str]:
-    """What the Hub or `load_dataset` would not take of a card, in a repository of the files `paths`."""
-    try:
-        metadata, _ = _split_card(text)
-    except ValueError as error:
-        return [str(error)]
-    lists = yaml.safe_load(_text("hub_lists.yaml"))
-    allowed = {
-        "license": lists["licenses"],
-        "task_categories": list(lists["tasks"]),
-        "task_ids": [task_id for ids in lists["tasks"].values() for task_id in ids],
-        "size_categories": lists["size_categories"],
-        "annotations_creators": lists["annotations_creators"],
-    }
-    problems = [f"{key}: not a key of the Hub's card metadata" for key in metadata if key not in lists["keys"]]
-    for key, known in allowed.items():
-        problems += [f"{key}: the Hub knows no {v!r}" for v in _listed(metadata, key) if v not in known]
-    problems += [
-        f"language: {v!r} is not an ISO 639 code" for v in _listed(metadata, "language") if not _is_language(v)
-    ]
-    return [f"README.md: {problem}" for problem in problems + _lint_configs(metadata, paths)]
-
-
-def _listed(metadata, key):
-    value = metadata.get(key, [])
-    return value if isinstance(value, list) else [value]
-
-
-def _is_language(value):
-    return isinstance(value, str) and re.fullmatch(r"[a-z]{2,3}", value) is not None
-
-
-def _lint_configs(metadata, paths):
-    problems = []
-    for key in ("configs", "dataset_info"):
-        names = Counter(entry.get("config_name") for entry in _listed(metadata, key))
-        problems += [f"{key}: {name!r} stands {times} times" for name, times in names.items() if times > 1]
-    configs = _listed(metadata, "configs")
-    defaults = [config["config_name"] for config in configs if config.get("default")]
-    if len(defaults) > 1:
-        problems.append(f"configs: more than one default: {', '.join(defaults)}")
-    for config in configs:
-        for files in config.get("data_files", []):
-            if not any(fnmatch.fnmatch(path, files["path"]) for path in paths):
-                problems.append(f"configs: {config['config_name']} / {files['split']}: no file at {files['path']}")
-    described = {info.get("config_name") for info in _listed(metadata, "dataset_info")}
-    extra = described - {config["config_name"] for config in configs}
-    return problems + [f"dataset_info: {name!r} is not in configs" for name in sorted(map(str, extra))]
-
-
-def check_card(text: str, manifest: dict, folder: str | None = None) -> list[str]:
-    """Numbers of rows in the card that are not those of the manifest, or with `folder` of its Parquet files.
-
-    Looks at the splits in the metadata and in the table of splits; with `folder` also at the taxonomy's images, which
-    are counted in the label columns. Reads footers and labels, no image.
-    """
-    try:
-        metadata, body = _split_card(text)
-    except ValueError as error:
-        return [str(error)]
-    rows = {path: entry["rows"] for path, entry in manifest["files"].items()}
-    if folder is not None:
-        rows = {path: pq.read_metadata(os.path.join(folder, path)).num_rows for path in rows}
-    wanted = {
-        (config, split): sum(rows[path] for path in matching(view["files"], rows))
-        for config, splits in manifest["configs"].items()
-        for split, view in splits.items()
-    }
-    in_metadata = {
-        (info["config_name"], split["name"]): split["num_examples"]
-        for info in _listed(metadata, "dataset_info")
-        for split in info["splits"]
-    }
-    in_table = {
-        (config, split): int(number.replace(",", ""))
-        for config, split, number in re.findall(r"^\| `(\w+)` \| `(\w+)` \| ([\d,]+) \|", body, re.MULTILINE)
-    }
-    problems = _differing("metadata", in_metadata, wanted) + _differing("table of splits", in_table, wanted)
-    labeled = [path for path in rows if _part(path) == "labeled"]
-    if folder is not None and labeled:
-        found = re.findall(r"^\| \d+ \| `([\w-]+)` \|.*?\| ([\d,]+) \|", body, re.MULTILINE)
-        in_taxonomy = {(name,): int(number.replace(",", "")) for name, number in found}
-        problems += _differing("taxonomy", in_taxonomy, _count_labels(folder, labeled))
-    return problems
-
-
-def _count_labels(folder, paths):
-    counts = Counter({(name,): 0 for name in FINDINGS})
-    for path in paths:
-        values = pc.value_counts(pq.read_table(os.path.join(folder, path), columns=["label"])["label"]).to_pylist()
-        counts.update({(FINDINGS[value["values"]],): value["counts"] for value in values})
-    return counts
-
-
-def _differing(where, found, wanted):
-    return [
-        f"README.md: {where}: {' / '.join(name)}: {found.get(name)}, in the files {wanted.get(name)}"
-        for name in sorted({*found, *wanted})
-        if found.get(name) != wanted.get(name)
-    ]

@@ -1,5 +1,7 @@
-"""What commands say while they work: a progress bar on a terminal, plain lines in a log."""
+"""What commands have in common: options, errors, a progress bar on a terminal or plain lines in a log."""
 
+import argparse
+import functools
 import os
 import sys
 import time
@@ -34,6 +36,47 @@ class Progress:
 def say(text: str):
     """A line on standard error, above a progress bar if there is one."""
     tqdm.write(text, file=sys.stderr)
+
+
+def command_parser(prog: str, text: str) -> argparse.ArgumentParser:
+    """A parser whose help shows `text`, the docstring of a command, as it is typed."""
+    return argparse.ArgumentParser(prog=prog, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def number(text: str) -> int:
+    """The type of an option that is a number of things, at least 1."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Adds --workers, a number of processes."""
+    parser.add_argument("--workers", type=number, default=os.cpu_count(), help="processes (default: one a core)")
+
+
+def add_expect(parser: argparse.ArgumentParser) -> None:
+    """Adds --expect, a path for `Expected.load`."""
+    parser.add_argument(
+        "--expect", metavar="FILE", help="JSON of the numbers to check against in place of the official ones"
+    )
+
+
+def refusing(*errors: type[Exception]):
+    """Decorates a command's `main`: where it raises one of `errors`, says its text and returns 1."""
+
+    def decorate(main):
+        @functools.wraps(main)
+        def checked(arguments=None) -> int:
+            try:
+                return main(arguments)
+            except errors as error:
+                say(f"error: {error}")
+                return 1
+
+        return checked
+
+    return decorate
 
 
 def run(main) -> None:

@@ -8,65 +8,23 @@ file's path, but not make the names of the splits of them. mlcroissant reads a l
 """
 
 import json
+from pathlib import Path
 
 from hyper_kvasir import CITATION, CONFIG_DESCRIPTIONS, HOMEPAGE, part_of
 from scripts.pipeline.parquet import features_metadata
 
-# Croissant's own context, as mlcroissant 1.1 writes it.
-CONTEXT = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "arrayShape": "cr:arrayShape",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
-    "conformsTo": "dct:conformsTo",
-    "containedIn": "cr:containedIn",
-    "cr": "http://mlcommons.org/croissant/",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "dct": "http://purl.org/dc/terms/",
-    "description": {"@container": "@language"},
-    "equivalentProperty": "cr:equivalentProperty",
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileObject": "cr:fileObject",
-    "fileProperty": "cr:fileProperty",
-    "fileSet": "cr:fileSet",
-    "format": "cr:format",
-    "includes": "cr:includes",
-    "isArray": "cr:isArray",
-    "isLiveDataset": "cr:isLiveDataset",
-    "jsonPath": "cr:jsonPath",
-    "key": "cr:key",
-    "md5": "cr:md5",
-    "name": {"@container": "@language"},
-    "parentField": "cr:parentField",
-    "path": "cr:path",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "recordSet": "cr:recordSet",
-    "references": "cr:references",
-    "regex": "cr:regex",
-    "repeated": "cr:repeated",
-    "replace": "cr:replace",
-    "samplingRate": "cr:samplingRate",
-    "sc": "https://schema.org/",
-    "separator": "cr:separator",
-    "source": "cr:source",
-    "subField": "cr:subField",
-    "transform": "cr:transform",
-}
+CONTEXT = Path(__file__).parents[2] / "dataset_card" / "croissant_context.json"  # as mlcroissant 1.1 writes it
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
 TYPES = {"string": "sc:Text", "int8": "cr:Int8", "int32": "cr:Int32", "int64": "cr:Int64", "float32": "cr:Float32"}
 
 
-def croissant_text(manifest: dict, metadata: dict, rai: dict, repo_id: str, version: str) -> str:
+def croissant_text(manifest: dict, metadata: dict, rai: dict, *, repo_id: str, version: str) -> str:
     """The JSON of a manifest; `metadata` and `rai` are those of `dataset_card/`."""
     url = f"https://huggingface.co/datasets/{repo_id}"
     configs = list(manifest["configs"])
     parts = list(dict.fromkeys(map(part_of, configs)))
     document = {
-        "@context": CONTEXT,
+        "@context": json.loads(CONTEXT.read_text(encoding="utf-8")),
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
         "name": metadata["pretty_name"],

@@ -2,13 +2,12 @@
 
 All stand on a light ground of their own: photographs, white masks and the palette then look the same on a light and a
 dark page, which transparent figures with mid-tone ink do not. All are WIDTH wide, a little more than the column that a
-card is read in, so that their text stays legible there. Colours are Okabe and Ito's, which stay apart for colour-blind
-readers, and colour is never the only sign. The same numbers and rows give the same bytes.
+card is read in, so that their text stays legible there. Colors are Okabe and Ito's, which stay apart for color-blind
+readers, and color is never the only sign. The same numbers and rows give the same bytes.
 """
 
 import io
 import textwrap
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,17 +22,15 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from hyper_kvasir import CATEGORIES, FINDINGS, TAXONOMY, TRACTS
-from scripts.pipeline.stats import FITS, densest, label_counts, object_examples, size_range
-
-Example = Callable[[str, str], dict]  # (part, image id) -> the row, images as {"bytes", "path"}
+from scripts.pipeline.stats import FITS, Example, densest, label_counts, object_examples, size_range
 
 WIDTH, DPI = 8, 110  # inches, pixels an inch
 SIZE_CELL = 64  # pixels a side, of the cells that image sizes are counted in
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
-CATEGORY_COLOURS = dict(zip(CATEGORIES, (BLUE, VERMILION, GREEN, ORANGE)))
-FIT_COLOURS = dict(zip(FITS, (BLUE, ORANGE, VERMILION)))
-INSTANCE_COLOURS = (SKY, ORANGE, "#ffffff", GREEN, PURPLE)
+CATEGORY_COLORS = dict(zip(CATEGORIES, (BLUE, VERMILION, GREEN, ORANGE)))
+FIT_COLORS = dict(zip(FITS, (BLUE, ORANGE, VERMILION)))
+INSTANCE_COLORS = (SKY, ORANGE, "#ffffff", GREEN, PURPLE)
 INK, FAINT = "#222222", "#d9d9d9"
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
@@ -148,15 +145,15 @@ def findings(labeled: dict, example: Example) -> Drawing:
             axis.set_axis_off()
         for label, axis in zip(labels, axes):
             axis.imshow(_square(_picture(example("labeled", ids[label]), "image"), side))
-            colour = CATEGORY_COLOURS[TAXONOMY[label].category]
+            color = CATEGORY_COLORS[TAXONOMY[label].category]
             name = "\n".join(textwrap.wrap(FINDINGS[label], 14))
             axis.set_title(name, fontsize=10, fontweight="normal", loc="center")
-            axis.add_patch(Rectangle((-0.5, -0.5), side, side, fill=False, color=colour, linewidth=5))
+            axis.add_patch(Rectangle((-0.5, -0.5), side, side, fill=False, color=color, linewidth=5))
         if i == 0 or rows[i - 1][0] != tract:
             place = {"xycoords": "axes fraction", "ha": "right", "va": "center"}
             axes[0].annotate(_title(tract), (-0.04, 0.5), rotation=90, **place)
     _category_legend(canvas, {TAXONOMY[label].category for label in ids})
-    alt = f"One endoscopy image for each of {len(ids)} findings, framed in the colour of its category"
+    alt = f"One endoscopy image for each of {len(ids)} findings, framed in the color of its category"
     return Drawing("findings", "jpg", alt, canvas)
 
 
@@ -165,7 +162,7 @@ def _category_order(label):
 
 
 def _category_legend(canvas, categories):
-    handles = [Patch(color=CATEGORY_COLOURS[c], label=_title(c)) for c in CATEGORIES if c in categories]
+    handles = [Patch(color=CATEGORY_COLORS[c], label=_title(c)) for c in CATEGORIES if c in categories]
     canvas.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
@@ -191,48 +188,48 @@ def _polyp_column(axes, row):
     photo = np.asarray(_picture(row, "image").convert("RGB"))
     mask, instances = np.asarray(_picture(row, "mask")) > 0, np.asarray(_picture(row, "instances"))
     height, width = mask.shape
-    coloured = photo.copy()
+    colored = photo.copy()
     numbers = [int(number) for number in np.unique(instances) if number]
     for number in numbers:
-        _tint(coloured, instances == number, _instance_colour(number))
+        _tint(colored, instances == number, _instance_color(number))
     masked = photo.copy()
     _tint(masked, mask, "#ffffff")
     margin = 0.02 * max(height, width)  # shows lines that are flush with the image's edge
-    for axis, pixels in zip(axes, (photo, masked, coloured, photo)):
+    for axis, pixels in zip(axes, (photo, masked, colored, photo)):
         axis.imshow(pixels, extent=(0, width, height, 0))
         axis.set(xticks=[], yticks=[], xlim=(-margin, width + margin), ylim=(height + margin, -margin))
         axis.spines[:].set_visible(False)
     _outline(axes[1], mask, "#ffffff")
     for number in numbers:
         part = instances == number
-        _outline(axes[2], part, _instance_colour(number))
+        _outline(axes[2], part, _instance_color(number))
         rows, columns = np.nonzero(part)
         small = np.ptp(columns) < 0.12 * width  # it would be hidden by its number
         x, side = (columns.max() + margin, "left") if small else (columns.mean() + 0.5, "center")
         text = axes[2].text(x, rows.mean() + 0.5, str(number), color="white", ha=side, va="center", fontweight="bold")
         text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
     for x, y, across, down in row["objects"]["bbox"]:
-        for colour, line in ((INK, 3), (ORANGE, 1.5)):  # dark below light, to be seen on any mucosa
-            axes[3].add_patch(Rectangle((x, y), across, down, fill=False, color=colour, linewidth=line))
+        for color, line in ((INK, 3), (ORANGE, 1.5)):  # dark below light, to be seen on any mucosa
+            axes[3].add_patch(Rectangle((x, y), across, down, fill=False, color=color, linewidth=line))
 
 
-def _instance_colour(number):
-    return INSTANCE_COLOURS[(number - 1) % len(INSTANCE_COLOURS)]
+def _instance_color(number):
+    return INSTANCE_COLORS[(number - 1) % len(INSTANCE_COLORS)]
 
 
-def _tint(pixels, where, colour):
-    """Lays a colour a third through over some pixels, in place."""
-    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+def _tint(pixels, where, color):
+    """Lays a color a third through over some pixels, in place."""
+    rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
     pixels[where] = (0.65 * pixels[where] + 0.35 * rgb).astype(np.uint8)
 
 
-def _outline(axis, where, colour):
+def _outline(axis, where, color):
     """Draws the edge of a bool mask, height x width, as a light line on a dark one."""
     height, width = where.shape
     padded = np.pad(where, 1).astype(float)  # so that it closes at the image's edge
-    centres = np.arange(-0.5, width + 1), np.arange(-0.5, height + 1)
-    axis.contour(*centres, padded, [0.5], colors=[INK], linewidths=3)
-    axis.contour(*centres, padded, [0.5], colors=[colour], linewidths=1.5)
+    centers = np.arange(-0.5, width + 1), np.arange(-0.5, height + 1)
+    axis.contour(*centers, padded, [0.5], colors=[INK], linewidths=3)
+    axis.contour(*centers, padded, [0.5], colors=[color], linewidths=1.5)
 
 
 # ------------------------------------------------------------------------------------------------------------ labels
@@ -249,8 +246,8 @@ def class_balance(labeled: dict) -> Drawing:
     for axis, (tract, labels) in zip(axes, tracts):
         labels = sorted(labels, key=lambda label: (counts[label], -label))
         values = [counts[label] for label in labels]
-        colours = [CATEGORY_COLOURS[TAXONOMY[label].category] for label in labels]
-        axis.barh([FINDINGS[label] for label in labels], values, color=colours, height=0.72)
+        colors = [CATEGORY_COLORS[TAXONOMY[label].category] for label in labels]
+        axis.barh([FINDINGS[label] for label in labels], values, color=colors, height=0.72)
         for place, value in enumerate(values):
             axis.annotate(f" {value:,}", (value, place), va="center")
         axis.set(xscale="log", xlim=(0.8, 2 * max(counts.values())))
@@ -283,8 +280,8 @@ def folds(labeled: dict) -> Drawing:
     axis = canvas.subplots()
     shown = axis.imshow(shares, cmap="PuOr", vmin=0, vmax=2, aspect="auto")
     for row, column in np.ndindex(*counts.shape):
-        colour = "white" if abs(shares[row, column] - 1) > 0.6 else INK
-        axis.annotate(f"{counts[row, column]:,}", (column, row), ha="center", va="center", color=colour)
+        color = "white" if abs(shares[row, column] - 1) > 0.6 else INK
+        axis.annotate(f"{counts[row, column]:,}", (column, row), ha="center", va="center", color=color)
     heads = [f"{'none' if fold is None else fold}\n{sums:,}" for (_, fold), sums in zip(columns, counts.sum(axis=0))]
     axis.set_xticks(range(len(columns)), heads)
     axis.set_yticks(range(len(labels)), [FINDINGS[label] for label in labels])
@@ -360,21 +357,21 @@ def objects(segmented: dict) -> Drawing:
     drawn = (("instances", "instance_shares", BLUE), ("boxes", "box_shares", ORANGE))
     least = min(segmented[key][0] for _, key, _ in drawn)
     bins = np.logspace(np.floor(np.log10(least) * 10 - 1) / 10, 0, 41)
-    for name, key, colour in drawn:
+    for name, key, color in drawn:
         shares = segmented[key]
-        areas.hist(shares, bins, histtype="stepfilled", color=colour, alpha=0.25)
-        areas.hist(shares, bins, histtype="step", color=colour, linewidth=1.6, label=f"{name} ({len(shares):,})")
-        areas.axvline(np.median(shares), color=colour, linestyle="--" if name == "boxes" else ":", linewidth=1.4)
+        areas.hist(shares, bins, histtype="stepfilled", color=color, alpha=0.25)
+        areas.hist(shares, bins, histtype="step", color=color, linewidth=1.6, label=f"{name} ({len(shares):,})")
+        areas.axvline(np.median(shares), color=color, linestyle="--" if name == "boxes" else ":", linewidth=1.4)
     areas.set(xscale="log", xlim=(bins[0], 1), xlabel="share of the image (logarithmic)\nlines: medians")
     areas.set_ylabel("objects")
     areas.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     areas.set_title("Size of objects")
     areas.legend(loc="upper left")
     most = max(number for key in ("instances", "boxes") for number, _ in segmented[key])
-    for shift, (name, _, colour) in zip((-0.2, 0.2), drawn):
+    for shift, (name, _, color) in zip((-0.2, 0.2), drawn):
         counts = dict(segmented[name])
         heights = [counts.get(number, 0) for number in range(1, most + 1)]
-        numbers.bar(np.arange(1, most + 1) + shift, heights, width=0.4, color=colour, label=name)
+        numbers.bar(np.arange(1, most + 1) + shift, heights, width=0.4, color=color, label=name)
     numbers.set(yscale="log", ylim=(0.7, 2.5 * max(times for _, times in segmented["boxes"])))
     numbers.set(xlabel="objects in an image", ylabel="images (logarithmic)", xticks=range(1, most + 1))
     numbers.set_title("Objects in an image")
@@ -423,7 +420,7 @@ def agreement(segmented: dict) -> Drawing:
     fits = segmented["boxes_by_fit"]
     words = dict(zip(FITS, ("match a\ncomponent", "stretched to\nthe corner", "match none")))
     places = range(len(words))
-    kinds.barh(places, [fits[kind] for kind in words], color=[FIT_COLOURS[kind] for kind in words], height=0.6)
+    kinds.barh(places, [fits[kind] for kind in words], color=[FIT_COLORS[kind] for kind in words], height=0.6)
     kinds.set_yticks(places, words.values())
     kinds.invert_yaxis()
     kinds.set(xscale="log", xlim=(0.7, 6 * max(1, *fits.values())), xlabel="boxes (logarithmic)")

@@ -6,7 +6,13 @@
  "versions": {package: version},
  "files": {path: {"rows", "bytes", "data_bytes", "sha256", "key", "content"}}}
 
-`key` is of all that the bytes of a file depend on, `content` of its rows alone. `complete`: built with all checks.
+`key` is a digest of all that the bytes of a file depend on, `content` of its rows alone. `complete`: built with all
+checks. The card adds "card": {"key", "commit", "files": {path: {"bytes", "sha256"}}}, and a release adds "version".
+
+The rule of staleness: a file, a summary in stats.json and the card are each made again when their inputs differ, which
+is seen by a digest: `key`, the summary's sha256, the card's "key". Texts in dataset_card/ are inputs. Code is not; its
+stand-in is a SCHEMA number in plan.py, stats.py and card.py. Count it up by hand in any change after which the same
+inputs give other bytes. A new comment, or code that only moves, leaves everything as it is.
 """
 
 import fnmatch
@@ -52,7 +58,7 @@ def matching(pattern: str, files) -> list[str]:
 
 
 def part_of_path(path: str) -> str:
-    """The part of the dataset that a data file belongs to."""
+    """The part that a data file belongs to: "labeled" of "data/labeled/.../00.parquet"."""
     return path.split("/")[1]
 
 

@@ -1,4 +1,4 @@
-"""Writing one shard as one Parquet file, always the same bytes for the same shard; and reading its footer."""
+"""Writing one shard as one Parquet file, always the same bytes for the same shard; reading its footer, or a row."""
 
 import hashlib
 import io
@@ -79,6 +79,15 @@ def write_table(table: pa.Table, part: str, metadata: dict, file) -> None:
     with pq.ParquetWriter(file, table.schema, write_statistics=scalars, **writer_options(part)) as writer:
         writer.write_table(table, row_group_size=table.num_rows)
         writer.add_key_value_metadata(metadata)
+
+
+def find_row(file, image_id: str) -> dict:
+    """The row of an image in a Parquet file, by path or open. Reads some rows at a time: those of a card come early."""
+    with pq.ParquetFile(file, pre_buffer=False) as parquet:
+        for batch in parquet.iter_batches(8, use_threads=False):
+            if image_id in (ids := batch["image_id"].to_pylist()):
+                return batch.slice(ids.index(image_id), 1).to_pylist()[0]
+    raise KeyError(f"{file}: no row {image_id}")
 
 
 def _entry(path, sha256):

@@ -16,9 +16,11 @@ import pyarrow as pa
 from hyper_kvasir import VIEWS, Expected, Problems, Shard, known_columns, read_examples
 from scripts.pipeline import stats
 from scripts.pipeline.build import STAGING, build_shards, built_shards, check_sources
-from scripts.pipeline.card import check_card, find_row, folder_examples, lint_card, make_card
+from scripts.pipeline.card import folder_examples, make_card
+from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.hub import PublishError, Repository, batches
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest
+from scripts.pipeline.parquet import find_row
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.publish import Draft, Published, Release, Send, check_lost, check_untagged
 from scripts.pipeline.verify import FileContent, Verified, check_contents, read_contents, verify

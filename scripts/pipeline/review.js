@@ -114,7 +114,7 @@
     const mask = svg("path", { class: "mask", d: row.mask ?? outlines });
     const instances = row.instances.flatMap(({ path, number }) => [
       svg("path", { class: "under", d: path }),
-      svg("path", { class: `line colour-${(number - 1) % 5}`, d: path }),
+      svg("path", { class: `line color-${(number - 1) % 5}`, d: path }),
     ]);
     const size = Math.max(row.width, row.height) / 32;
     const boxes = row.boxes.flatMap(({ at: [x, y, width, height], fit }) => {

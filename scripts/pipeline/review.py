@@ -21,9 +21,9 @@ from markupsafe import Markup
 from PIL import Image
 
 from hyper_kvasir import CATEGORIES, CONFIGS, FINDINGS, TAXONOMY, Expected, features_of, part_of
-from scripts.pipeline.card import write_file
 from scripts.pipeline.console import Progress
-from scripts.pipeline.manifest import read_manifest
+from scripts.pipeline.files import write_file
+from scripts.pipeline.manifest import part_of_path, read_manifest
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.stats import FITS, MATCH, compare_boxes, components_of, corners, matched_components, overlap
 from scripts.pipeline.verify import Verified, verify
@@ -200,7 +200,7 @@ def _tables(folder, manifest, part, columns: list[str] | None = None) -> Iterato
     """(path, table) of each file of a part that can be read. What cannot is among the problems already."""
     schema = features_of(part).arrow_schema
     for path in sorted(manifest["files"]):
-        if path.startswith(f"data/{part}/"):
+        if part_of_path(path) == part:
             try:
                 table = pq.read_table(os.path.join(folder, path), columns=columns, partitioning=None)
             except (OSError, ValueError):

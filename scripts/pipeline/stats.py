@@ -8,12 +8,17 @@ import io
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+from scripts.pipeline.manifest import part_of_path
+
+Example = Callable[[str, str], dict]  # (part, image id) -> the row, images as {"bytes", "path"}
 
 FILE = "stats.json"
 SCHEMA = 2  # of a summary; counted up when the same file is to give another one
@@ -27,8 +32,8 @@ OBJECT_EXAMPLES = {"one": 2, "several": 2}  # segmented images shown on the card
 _STANDARD_TABLE_SUM = 3688
 
 
-def summarise(path: str, config: str) -> dict:
-    """The summary of one stored file of the part `config`, e.g. "segmented".
+def summarize(path: str, part: str) -> dict:
+    """The summary of one stored file of a part, e.g. "segmented".
 
     {"rows": n,
      "first": image_id,                                         the least one
@@ -41,7 +46,7 @@ def summarise(path: str, config: str) -> dict:
      "stretched": [[overlap, image_id]],                        the box stretched to the corner that fits worst, if any
      "instances", "boxes": [[number in an image, images]],
      "instance_shares", "box_shares": [share of the image],     sorted
-     "mask_map", "box_map": [[images]],                         GRID x GRID: images with a polyp at the cell's centre
+     "mask_map", "box_map": [[images]],                         GRID x GRID: images with a polyp at the cell's center
      "overlaps": [IoU of a box and the component it fits best], sorted
      "boxes_by_fit": {"matched", "stretched", "unmatched": boxes},
      "boxes_offset", "boxes_at_edge": boxes,                    see `Fit`
@@ -60,11 +65,11 @@ def summarise(path: str, config: str) -> dict:
     }
     if "label" in columns:
         summary["cells"] = _counted(zip(columns["label"], columns["fold_2"], columns["fold_5"]))
-    if config == "labeled":
+    if part == "labeled":
         ids = sorted(zip(columns["image_id"], columns["label"]), reverse=True)
         summary["examples"] = {str(label): [image_id] for image_id, label in ids}
-    if config == "segmented":
-        summary |= _summarise_objects(path)
+    if part == "segmented":
+        summary |= _summarize_objects(path)
     return summary
 
 
@@ -85,7 +90,7 @@ class _Objects(NamedTuple):
     fits: list["Fit"]  # of the boxes
 
 
-def _summarise_objects(path):
+def _summarize_objects(path):
     file = pq.ParquetFile(path)
     columns = ["image_id", "image", "instances", "objects"]
     images = [_read_objects(row) for batch in file.iter_batches(32, columns=columns) for row in batch.to_pylist()]
@@ -202,7 +207,7 @@ def _painted(image):
 
 
 def _on_grid(mask):
-    """A mask at the centres of GRID x GRID cells, as int."""
+    """A mask at the centers of GRID x GRID cells, as int."""
     rows, columns = ((np.arange(GRID) + 0.5) * size // GRID for size in mask.shape)
     return mask[np.ix_(rows.astype(int), columns.astype(int))].astype(int)
 
@@ -298,13 +303,13 @@ def collect(folder: str, manifest: dict, known: dict, opened=None) -> dict:
             stats[path] = old
         else:
             file = opened(path) if opened else os.path.join(folder, path)
-            stats[path] = {**identity, **_summarise_or_say(file, path.split("/")[1])}
+            stats[path] = {**identity, **_summarize_or_say(file, part_of_path(path))}
     return stats
 
 
-def _summarise_or_say(path, part):
+def _summarize_or_say(path, part):
     try:
-        return summarise(path, part)
+        return summarize(path, part)
     except pa.ArrowInvalid as error:
         raise OSError(f"{path}: not a whole Parquet file ({error}); build it again") from error
 
@@ -329,7 +334,7 @@ def by_part(stats: dict) -> dict:
     """{part: merged summary}: "labeled", "segmented" and "unlabeled" before others, those that there are."""
     parts = {part: [] for part in ("labeled", "segmented", "unlabeled")}
     for path, summary in sorted(stats.items()):
-        parts.setdefault(path.split("/")[1], []).append(summary)
+        parts.setdefault(part_of_path(path), []).append(summary)
     return {part: merge(summaries) for part, summaries in parts.items() if summaries}
 
 
@@ -338,6 +343,6 @@ def path_of(stats: dict, part: str, image_id: str) -> str:
     for path, summary in stats.items():
         named = {summary["first"], *(name for ids in summary.get("examples", {}).values() for name in ids)}
         named |= {name for _, name in summary.get("stretched", [])}
-        if path.split("/")[1] == part and image_id in named:
+        if part_of_path(path) == part and image_id in named:
             return path
     raise KeyError(f"{part}: no summary names {image_id}")

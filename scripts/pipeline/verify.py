@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from hyper_kvasir import FINDINGS, PARTS, TAXONOMY, VIEWS, Expected, features_of, jpeg_size, label_components
+from scripts.pipeline.card import stale
+from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.console import Progress
 from scripts.pipeline.manifest import FILE, matching, part_of_path, read_manifest
 from scripts.pipeline.parquet import features_metadata
@@ -36,10 +38,6 @@ class Verified:
     checks: list[Check] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     configs: list[str] = field(default_factory=list)
-
-    @property
-    def green(self) -> bool:
-        return not self.listed()
 
     def listed(self) -> list[str]:
         """Every problem as a line, numbers that differ first."""
@@ -304,9 +302,7 @@ def _check_views(manifest, contents, result):
 
 
 def _check_card(folder, manifest, result):
-    """The card is the one that would be written now, the Hub would take it, its numbers are those of the files."""
-    from scripts.pipeline.card import check_card, lint_card, stale  # loads matplotlib, which the readers do not need
-
+    """The card is the one that would be written now, and its configs and numbers are those of the files."""
     result.problems += stale(folder, manifest)
     try:
         with open(os.path.join(folder, "README.md"), encoding="utf-8") as file:
