@@ -1456,12 +1456,3 @@ def _objects(archive, row, size):
         "area": [width * height for _, _, width, height in boxes],
         "category": [0] * len(boxes),
     }
-
-
-# TEMPORARY
-def part_of(config):
-    return VIEWS[config].part
-
-
-CONFIG_DESCRIPTIONS = {n: v.description for n, v in VIEWS.items()}
-DEFAULT_CONFIG = CONFIGS[0]

@@ -21,14 +21,14 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hyper_kvasir import CONFIGS, TAXONOMY, Expected, part_of, plan_parts
+from hyper_kvasir import TAXONOMY, VIEWS, Expected, Part
 from scripts.loopback_hub import LoopbackHub
 from scripts.pipeline import stats
 from scripts.pipeline.card import make_card
 from scripts.pipeline.console import command_parser, number, say, table
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text
-from scripts.pipeline.parquet import find_row, write_part, write_table
-from scripts.pipeline.plan import SCHEMA, make_plan, plan_part
+from scripts.pipeline.parquet import find_row, write_shard, write_table
+from scripts.pipeline.plan import SCHEMA, make_plan, plan_shard
 
 REPO = "ns/hyper-kvasir"
 
@@ -122,8 +122,8 @@ def bench_updates(work: str, archive: str) -> str:
     """
     source = os.path.dirname(archive)
     expected = Expected.load(os.path.join(source, "expected.json"))
-    parts = [planned.part for planned in make_plan([source], ["labeled"], expected).parts.values()]
-    rows = [row for part in parts for row in part.rows]
+    part = make_plan([source], ["labeled"], expected).parts["labeled"]
+    rows = list(part.rows)
     chance = random.Random(0)
     chance.shuffle(rows)
     first, new = rows[20:], rows[:20]
@@ -133,7 +133,7 @@ def bench_updates(work: str, archive: str) -> str:
     known: dict[str, dict] = {}
 
     def make(rows, changelog="1.0.0"):
-        return make_version(work, parts[0].archive, rows, f"# Changelog\n\n## {changelog}\n", known)
+        return make_version(work, part.archive, rows, f"# Changelog\n\n## {changelog}\n", known)
 
     base = make(first)
     size = sum(map(os.path.getsize, base.files.values()))
@@ -159,12 +159,12 @@ def bench_updates(work: str, archive: str) -> str:
 def make_version(work, archive, rows, changelog, known):
     """The version of the labeled part that has these rows; files that are `known`, with their entries, are there."""
     files, entries = {}, {}
-    for planned in map(plan_part, plan_parts("labeled", archive, sorted(rows, key=lambda row: row.image_id))):
-        path, file = planned.part.path, os.path.join(work, "files", f"{planned.key}.parquet")
+    for planned in map(plan_shard, Part("labeled", archive, {}, sorted(rows, key=lambda row: row.image_id)).shards()):
+        path, file = planned.shard.path, os.path.join(work, "files", f"{planned.key}.parquet")
         if file not in known:
-            known[file] = write_part(*planned, file)
+            known[file] = write_shard(*planned, file)
         files[path], entries[path] = file, known[file]
-    manifest = make_manifest([c for c in CONFIGS if part_of(c) == "labeled"], {}, entries, SCHEMA)
+    manifest = make_manifest([config for config, view in VIEWS.items() if view.part == "labeled"], {}, entries, SCHEMA)
     summaries = stats.collect(work, manifest, {}, files.get)
 
     def example(part, image_id):

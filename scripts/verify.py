@@ -7,7 +7,7 @@ of image, mask and instances; each file's sha256, rows and features; that each s
 of expected and found, then every problem, and exits with 1 if there is one.
 """
 
-from hyper_kvasir import CONFIGS, Expected
+from hyper_kvasir import VIEWS, Expected
 from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run, table
 from scripts.pipeline.verify import verify
 
@@ -22,7 +22,7 @@ def main(arguments=None) -> int:
     result = verify(args.folder, Expected.load(args.expect), args.workers)
     rows = [(*check, "" if check.expected == check.found else "differs") for check in result.checks]
     print(table(("what", "expected", "found", ""), rows))
-    absent = [config for config in CONFIGS if config not in result.configs]
+    absent = [config for config in VIEWS if config not in result.configs]
     if absent:
         print(f"\nnot in this folder, so not checked: {', '.join(absent)}")
     problems = result.listed()

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 
-from hyper_kvasir import CONFIGS, SourceError, find_archive, part_of
+from hyper_kvasir import VIEWS, SourceError, find_archive
 from scripts.loopback_hub import LoopbackHub
 from scripts.pipeline.console import command_parser
 
@@ -73,10 +73,10 @@ def main(arguments=None) -> int:
         "--to", metavar="DIR", default="dist/demo", help="where to write (default: %(default)s, emptied)"
     )
     args = parser.parse_args(arguments)
-    configs = CONFIGS
+    configs = list(VIEWS)
     if args.source:
         try:
-            configs = [config for config in CONFIGS if find_archive(part_of(config), [args.source])]
+            configs = [config for config in VIEWS if find_archive(VIEWS[config].part, [args.source])]
         except SourceError as error:
             parser.error(f"--source {args.source}: {error}")
         if not configs:
@@ -109,7 +109,7 @@ def make_empty(parser, folder):
 def build_and_publish(walk, source, configs, expect=()):
     """From a source to version 1.0.0 on the Hub, loaded from there. `expect`: the flag --expect, if there is one."""
     out = f"{walk.to}/hyper-kvasir"
-    flags = [flag for config in configs for flag in ("--config", config)] if configs != CONFIGS else []
+    flags = [flag for config in configs for flag in ("--config", config)] if configs != list(VIEWS) else []
     # The Hub on this machine has no archives: only where a fold csv is missing would one be asked for.
     online = {"HF_ENDPOINT": "https://huggingface.co"} if not expect else {}
     walk.title("Build: from the archives to Parquet files and a card")

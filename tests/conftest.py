@@ -1,5 +1,6 @@
 """Sources and built folders that the tests share. Real data is in ../shared/source where there is any."""
 
+import hashlib
 import json
 import os
 import re
@@ -64,6 +65,10 @@ def build(source, out, *arguments, expect=True):
 
     flags = ["--expect", f"{source}/expected.json"] if expect else []
     assert main(["--source", str(source), "--out", str(out), "--workers", "2", *flags, *arguments]) == 0
+
+
+def sha256_of(path):
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def tree(folder):

@@ -12,7 +12,17 @@ import pytest
 from datasets.exceptions import DatasetGenerationError
 
 import hyper_kvasir
-from hyper_kvasir import CONFIGS, FINDINGS, POLYPS, SOURCES, Expected, HyperKvasir, Source, SourceError, features_of
+from hyper_kvasir import (
+    CONFIGS,
+    FINDINGS,
+    OFFICIAL_FILES,
+    POLYPS,
+    Expected,
+    HyperKvasir,
+    OfficialFile,
+    SourceError,
+    features_of,
+)
 from tests.conftest import ROOT
 from tests.fake_source import write_source
 
@@ -115,10 +125,10 @@ def served(web, source, monkeypatch):
     """The miniature on a web server, as the second address of each source; the first one does not answer."""
     address, folder, requests = web
     shutil.copytree(source, folder, dirs_exist_ok=True)
-    for name, official in SOURCES.items():
-        sha256 = hashlib.sha256((folder / official.file).read_bytes()).hexdigest()
-        addresses = (f"{address}gone/{official.file}", address + official.file)
-        monkeypatch.setitem(hyper_kvasir.SOURCES, name, Source(official.file, addresses, None, sha256))
+    for name, official in OFFICIAL_FILES.items():
+        sha256 = hashlib.sha256((folder / official.name).read_bytes()).hexdigest()
+        addresses = (f"{address}gone/{official.name}", address + official.name)
+        monkeypatch.setitem(hyper_kvasir.OFFICIAL_FILES, name, OfficialFile(official.name, addresses, None, sha256))
     return web
 
 
@@ -161,19 +171,19 @@ def test_a_fold_csv_of_another_digest_is_refused(served, source, tmp_path):
 
 def test_a_page_in_place_of_an_archive_is_not_taken_nor_kept(web, source, monkeypatch, tmp_path):
     address, folder, _ = web
-    file = SOURCES["unlabeled"].file
+    file = OFFICIAL_FILES["unlabeled"].name
     shutil.copy(source / file, folder / "good.zip")
     (folder / "page.zip").write_text("<html>log in</html>")
-    sources = {name: Source(file, (address + "page.zip", address + name)) for name in ("good.zip", "page.zip")}
+    sources = {name: OfficialFile(file, (address + "page.zip", address + name)) for name in ("good.zip", "page.zip")}
     settings = {"expected": str(source / "expected.json"), "cache_dir": str(tmp_path / "cache")}
 
     def prepare(name):
-        monkeypatch.setitem(hyper_kvasir.SOURCES, "unlabeled", sources[name])
+        monkeypatch.setitem(hyper_kvasir.OFFICIAL_FILES, "unlabeled", sources[name])
         made = HyperKvasir(config_name="unlabeled", **settings)
         made.download_and_prepare()
         return made
 
-    with pytest.raises(SourceError, match="what came is an HTML page in place of a zip file"):
+    with pytest.raises(SourceError, match="the file that arrived is an HTML page instead of a zip file"):
         prepare("page.zip")
     assert len(prepare("good.zip").as_dataset(split="train")) == 12  # from the second address
     shutil.copy(source / file, folder / "page.zip")
@@ -183,8 +193,8 @@ def test_a_page_in_place_of_an_archive_is_not_taken_nor_kept(web, source, monkey
 
 def test_no_address_answers(web, monkeypatch, tmp_path):
     address = web[0]
-    gone = Source("hyper-kvasir-unlabeled-images.zip", (address + "one", address + "two"))
-    monkeypatch.setitem(hyper_kvasir.SOURCES, "unlabeled", gone)
+    gone = OfficialFile("hyper-kvasir-unlabeled-images.zip", (address + "one", address + "two"))
+    monkeypatch.setitem(hyper_kvasir.OFFICIAL_FILES, "unlabeled", gone)
     with pytest.raises(SourceError, match=r"could not be downloaded: http://\S+/one.*http://\S+/two.* pass its folder"):
         HyperKvasir(config_name="unlabeled", cache_dir=str(tmp_path)).download_and_prepare()
 
@@ -236,7 +246,7 @@ def test_a_build_without_checks_in_the_cache_is_not_taken_for_a_checked_one(sour
 def test_the_cache_follows_what_lies_in_the_source(form, tmp_path):
     write_source(tmp_path / "source", images="tiny", form=form, parts=("unlabeled",), seed=1)
     write_source(tmp_path / "other", images="tiny", form=form, parts=("unlabeled",), seed=2)
-    name = "unlabeled-images" if form == "folder" else SOURCES["unlabeled"].file
+    name = "unlabeled-images" if form == "folder" else OFFICIAL_FILES["unlabeled"].name
     data_dir = tmp_path / "source" / ("" if form == "folder" else name)
 
     def ids():
@@ -257,7 +267,7 @@ def test_a_better_zip_in_the_place_of_a_bad_one_is_read(tmp_path):
     """In one process, as in a notebook whose user downloads again."""
     write_source(tmp_path / "bad", images="tiny", parts=("unlabeled",), seed=1)
     write_source(tmp_path / "source", images="tiny", parts=("unlabeled",), seed=2)
-    place = tmp_path / "source" / SOURCES["unlabeled"].file
+    place = tmp_path / "source" / OFFICIAL_FILES["unlabeled"].name
     place.rename(tmp_path / "good.zip")
     shutil.move(tmp_path / "bad" / place.name, place)
     with pytest.raises(SourceError):

@@ -18,16 +18,13 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from hyper_kvasir import (
-    CATEGORIES,
     CITATION,
     FINDINGS,
     OFFICIAL,
     TAXONOMY,
-    TRACTS,
     VERSION,
+    VIEWS,
     features_of,
-    file_sha256,
-    part_of,
 )
 from scripts.card import main
 from scripts.pipeline import card, croissant, figures, stats
@@ -43,7 +40,7 @@ from scripts.pipeline.card import (
 )
 from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.manifest import make_manifest, manifest_text, read_manifest
-from tests.conftest import tree
+from tests.conftest import sha256_of, tree
 
 SEGMENTED = "data/segmented/00.parquet"
 LABELED = "data/labeled/lower-gi-tract/pathological-findings/fold2-0_fold5-0_00.parquet"
@@ -113,7 +110,7 @@ def keep_parts(folder, *parts):
     for path in set(manifest["files"]) - set(files):
         (folder / path).unlink()
     sources = {part: manifest["sources"][part] for part in parts}
-    configs = [config for config in manifest["configs"] if part_of(config) in parts]
+    configs = [config for config in manifest["configs"] if VIEWS[config].part in parts]
     manifest = make_manifest(configs, sources, files, 1)
     (folder / "manifest.json").write_text(manifest_text(manifest))
     return manifest
@@ -125,7 +122,7 @@ def rewrite(folder, path, change):
     changed = pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema)
     pq.write_table(changed, folder / path, compression="none")
     manifest = json.loads((folder / "manifest.json").read_text())
-    size, sha256 = (folder / path).stat().st_size, file_sha256(str(folder / path))
+    size, sha256 = (folder / path).stat().st_size, sha256_of(folder / path)
     manifest["files"][path].update(rows=changed.num_rows, bytes=size, sha256=sha256)
     manifest = {
         **make_manifest(list(manifest["configs"]), manifest["sources"], manifest["files"], manifest["schema"]),
@@ -172,7 +169,7 @@ def test_everything_goes_along(carded):
     }  # fmt: skip
     for path, entry in manifest["card"]["files"].items():
         assert (carded / path).stat().st_size == entry["bytes"] < 500_000
-        assert file_sha256(str(carded / path)) == entry["sha256"]
+        assert sha256_of(carded / path) == entry["sha256"]
     text = readme(carded)
     assert all(f"]({path})" in text for path in manifest["card"]["files"] if path.startswith("assets/"))
     assert not re.search(r"!\[\]|\bNone\b|undefined|More [Ii]nformation [Nn]eeded", text)
@@ -935,7 +932,12 @@ def test_croissant_validates_and_loads(carded):
         records = [record for record, _ in zip(dataset.records(name), range(5))]
         if name.startswith("classes-"):
             column = name.removeprefix("classes-")
-            names = {"label": FINDINGS, "category": CATEGORIES, "tract": TRACTS, "objects.category": ["polyp"]}[column]
+            names = {
+                "label": FINDINGS,
+                "category": VIEWS["category"].values,
+                "tract": VIEWS["tract"].values,
+                "objects.category": ["polyp"],
+            }[column]
             assert [record[f"{name}/number"] for record in records] == list(range(len(records)))
             assert [plain(record[f"{name}/name"]) for record in records] == names[:5]
         else:
@@ -946,7 +948,7 @@ def test_croissant_validates_and_loads(carded):
 def check_records(folder, config, records):
     """Every field of every record is that of the row in the Parquet files."""
     stored = {}
-    for path in (folder / "data" / part_of(config)).rglob("*.parquet"):
+    for path in (folder / "data" / VIEWS[config].part).rglob("*.parquet"):
         stored |= {row["image_id"]: row for row in pq.read_table(path, partitioning=None).to_pylist()}
     for record in records:
         record = {name.removeprefix(f"{config}/"): value for name, value in record.items()}

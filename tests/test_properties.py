@@ -1,4 +1,4 @@
-"""Wide inputs: components of any mask, parts of any rows, members of any zip."""
+"""Wide inputs: components of any mask, shards of any rows, members of any zip."""
 
 import io
 import zipfile
@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
 import hyper_kvasir
-from hyper_kvasir import Archive, Member, Row, SourceError, label_components, list_members, plan_parts, read_member
+from hyper_kvasir import Member, Part, Problems, Row, SourceError, ZipArchive, label_components
 
 IDS = st.uuids(version=4).map(str)
 
@@ -26,30 +26,30 @@ def test_components_are_those_of_scipy(mask):
 
 @given(st.dictionaries(IDS, st.integers(1, 40), min_size=1, max_size=60), IDS)
 @settings(max_examples=200, deadline=None)
-def test_parts_hold_every_row_once_and_are_small(sizes, new):
+def test_shards_hold_every_row_once_and_are_small(sizes, new):
     rows = [Row(image_id, Member(f"{image_id}.jpg", size)) for image_id, size in sorted(sizes.items())]
-    before = hyper_kvasir.PART_BYTES
-    hyper_kvasir.PART_BYTES = 100
+    archive, before = ZipArchive("a.zip", "a.zip"), hyper_kvasir.SHARD_BYTES
+    hyper_kvasir.SHARD_BYTES = 100
     try:
-        parts = plan_parts("unlabeled", Archive("a.zip", True, "a.zip"), rows)
-        assert [row for part in parts for row in part.rows] == rows
-        assert len({part.path for part in parts}) == len(parts)
-        for part in parts:
-            assert len(part.rows) == 1 or sum(row.image.size for row in part.rows) <= 100
-        # One more image touches one part, unless the ranges must be halved for it.
+        shards = Part("unlabeled", archive, {}, rows).shards()
+        assert [row for shard in shards for row in shard.rows] == rows
+        assert len({shard.path for shard in shards}) == len(shards)
+        for shard in shards:
+            assert len(shard.rows) == 1 or shard.image_bytes <= 100
+        # One more image touches one shard, unless the ranges must be halved for it.
         more = sorted([*rows, Row(new, Member("new.jpg", 1))])
-        after = {part.path: part.rows for part in plan_parts("unlabeled", Archive("a.zip", True, "a.zip"), more)}
-        old = {part.path: part.rows for part in parts}
+        after = {shard.path: shard.rows for shard in Part("unlabeled", archive, {}, more).shards()}
+        old = {shard.path: shard.rows for shard in shards}
         if new not in sizes and _bits(after) == _bits(old):
             assert len([path for path in after if after[path] != old.get(path)]) == 1
     finally:
-        hyper_kvasir.PART_BYTES = before
+        hyper_kvasir.SHARD_BYTES = before
 
 
-def _bits(parts):
-    """The number of leading bits by which these parts can have been cut: the least that tells them apart."""
+def _bits(shards):
+    """The number of leading bits by which these shards can have been cut: the least that tells them apart."""
     for bits in range(17):
-        ranges = [{int(row.image_id[:8], 16) >> (32 - bits) for row in rows} for rows in parts.values()]
+        ranges = [{int(row.image_id[:8], 16) >> (32 - bits) for row in rows} for rows in shards.values()]
         if all(len(r) == 1 for r in ranges) and len(set(map(frozenset, ranges))) == len(ranges):
             return bits
 
@@ -67,11 +67,10 @@ def test_members_are_read_as_zipfile_reads_them(tmp_path_factory, files, method,
         archive.comment = comment
         for name, data in files.items():
             archive.writestr(name, data)
-    source = Archive(str(path), True, path.name)
-    problems = []
-    members = list_members(source, "unlabeled", problems) if files else {}
-    assert not problems
-    assert {f"unlabeled-images/{name}": read_member(source, member) for name, member in members.items()} == files
+    source, problems = ZipArchive(str(path), path.name), Problems()
+    members = source.list("unlabeled", problems) if files else {}
+    assert not problems.found
+    assert {f"unlabeled-images/{name}": source.read(member) for name, member in members.items()} == files
 
 
 @given(st.data())
@@ -86,11 +85,11 @@ def test_a_damaged_zip_never_gives_other_bytes(tmp_path_factory, data):
     damaged[data.draw(st.integers(0, len(damaged) - 1))] ^= data.draw(st.integers(1, 255))
     path = tmp_path_factory.mktemp("zip") / "hyper-kvasir-unlabeled-images.zip"
     path.write_bytes(bytes(damaged))
-    source, problems = Archive(str(path), True, path.name), []
+    source, problems = ZipArchive(str(path), path.name), Problems()
     try:
-        members = list_members(source, "unlabeled", problems)
+        members = source.list("unlabeled", problems)
         for found in members.values():
             if found.name == name:
-                assert read_member(source, found) == content
+                assert source.read(found) == content
     except SourceError as error:
         assert str(path) in str(error)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hyper_kvasir import CONFIGS, file_sha256, part_of
+from hyper_kvasir import VIEWS
 from scripts.build import main
-from tests.conftest import ROOT, build, tree
+from tests.conftest import ROOT, build, sha256_of, tree
 from tests.fake_source import DEFECTS, ZIP_ONLY_DEFECTS, write_source
 
 # defect: (the part it is done to, what the message must say)
@@ -22,7 +22,7 @@ REFUSED = {
     "archive_missing": ("labeled", r"labeled part is missing: no hyper-kvasir-labeled-images.zip.* Download https://"),
     "archive_truncated": ("labeled", r"labeled-images.zip: truncated or damaged zip .* has [\d,]+ bytes.*again"),
     "not_a_zip": ("labeled", r"labeled-images.zip: is not a zip file; expected an official archive, download it again"),
-    "html_instead_of_zip": ("labeled", r"labeled-images.zip: is an HTML page in place of a zip file"),
+    "html_instead_of_zip": ("labeled", r"labeled-images.zip: is an HTML page instead of a zip file"),
     "wrong_sha256": ("labeled", r"not the official .*: [\d,]+ bytes with sha256 \w{64}, expected .* \w{64}; download"),
     "content_changed": ("segmented", r"not the official hyper-kvasir-segmented-images.zip: content digest \w{64}, exp"),
     "bad_crc": ("labeled", r"labeled-images/\S+\.jpg: CRC is \w{8}, expected \w{8}; the file is damaged"),
@@ -39,7 +39,7 @@ REFUSED = {
     "id_in_two_findings": ("labeled", r"\w{12} is in two findings, \S+ and \S+; keep one"),
     "labels_csv_missing": ("labeled", r"labeled-images/image-labels.csv is missing"),
     "labels_csv_malformed": ("labeled", r"image-labels.csv, line \d+: unknown finding"),
-    "not_a_uuid": ("labeled", r"photo1.jpg: no image name; expected <uuid>.jpg"),
+    "not_a_uuid": ("labeled", r"photo1.jpg: not an image name; expected <uuid>.jpg"),
     "fold_csv_missing": (
         "labeled",
         r"2_fold_split.csv could not be downloaded: https://\S+5ae933b\S+.*\(looked for in",
@@ -61,7 +61,7 @@ REFUSED = {
         r"member 'labeled-images/\.\./\.\./\S+' has '\.\.' in its name; the archive is ref",
     ),
     "name_absolute": ("labeled", r"member '/tmp/\S+' has an absolute name; the archive is refused, download it again"),
-    "name_duplicate": ("labeled", r"member 'labeled-images/\S+' stands twice in the archive; the archive is refused"),
+    "name_duplicate": ("labeled", r"member 'labeled-images/\S+' appears twice in the archive; the archive is refused"),
     "name_symlink": ("labeled", r"member 'labeled-images/\S+' is a symbolic link; the archive is refused"),
     "member_encrypted": ("labeled", r"member 'labeled-images/\S+' is encrypted; the archive is refused"),
     "member_claims_huge_size": ("labeled", r"claims 50,000,000,000 bytes, more than any file of this dataset"),
@@ -93,7 +93,7 @@ def parts_with(part):
 
 
 def arguments_for(tmp_path, part):
-    configs = [config for config in CONFIGS if part_of(config) in parts_with(part)]
+    configs = [config for config, view in VIEWS.items() if view.part in parts_with(part)]
     flags = [flag for config in configs for flag in ("--config", config)]
     source = str(tmp_path / "source")
     return ["--source", source, "--out", str(tmp_path / "out"), "--expect", f"{source}/expected.json", *flags]
@@ -264,7 +264,7 @@ def test_a_local_fold_csv_that_is_not_the_official_one(tmp_path, capsys):
     source, arguments = a_source(tmp_path, "labeled")
     csv = source / "2_fold_split.csv"
     expected = json.loads((source / "expected.json").read_text())
-    expected["sources"]["2_fold_split.csv"] = {"bytes": 0, "sha256": file_sha256(str(csv))}
+    expected["sources"]["2_fold_split.csv"] = {"bytes": 0, "sha256": sha256_of(csv)}
     (source / "expected.json").write_text(json.dumps(expected))
     good = csv.read_bytes()
     lines = good.decode().splitlines()

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hyper_kvasir import file_sha256
 from scripts.verify import main
+from tests.conftest import sha256_of
 
 LABELED = "data/labeled/lower-gi-tract/pathological-findings/fold2-0_fold5-0_00.parquet"
 SEGMENTED = "data/segmented/00.parquet"
@@ -37,7 +37,7 @@ def rewrite(folder, path, change, **settings):
     pq.write_table(pa.Table.from_pylist(rows, table.schema), folder / path, compression="none", **settings)
     manifest = json.loads((folder / "manifest.json").read_text())
     entry = manifest["files"][path]
-    entry.update(rows=len(rows), bytes=(folder / path).stat().st_size, sha256=file_sha256(str(folder / path)))
+    entry.update(rows=len(rows), bytes=(folder / path).stat().st_size, sha256=sha256_of(folder / path))
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -129,12 +129,12 @@ WRONG_LABELED = {
     "label of another finding": (change("label", 3), "finding hemorrhoids: 4, expected 3"),
     "fold of another file": (change("fold_2", 1), "has rows of another fold_2"),
     "width": (change("width", 7), "pixels, columns say 7 x"),
-    "id twice": (an_id_twice, "labeled: 1 image ids stand more than once"),
+    "id twice": (an_id_twice, "labeled: 1 image ids appear more than once"),
     "order": (lambda rows: rows[::-1], "rows are not sorted by image_id"),
     "row lost": (lambda rows: rows[1:], "labeled / train: 136, expected 137"),
     "truncated image": (a_truncated_image, "image file is truncated"),
     "image path": (an_image_path, "image path '/home/me/image.jpg'"),
-    "id that is no uuid": (another_id, "!x: no uuid"),
+    "id that is no uuid": (another_id, "!x: not a uuid in lower case"),
     "no id": (change("image_id", None), "empty values in column image_id"),
     "no label": (change("label", None), "empty values in column label"),
     "no fold": (change("fold_5", None), "fold_5 has ['0', 'None'], expected 0 to 4"),
@@ -251,7 +251,7 @@ def test_a_card_whose_numbers_are_not_those_of_the_files(folder, verify):
     assert wrong != text
     (folder / "README.md").write_text(wrong)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["card"]["files"]["README.md"]["sha256"] = file_sha256(str(folder / "README.md"))
+    manifest["card"]["files"]["README.md"]["sha256"] = sha256_of(folder / "README.md")
     (folder / "manifest.json").write_text(json.dumps(manifest))
     code, said = verify(folder)
     assert code == 1 and "999" in said.out

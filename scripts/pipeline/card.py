@@ -21,25 +21,15 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from hyper_kvasir import (
-    CATEGORIES,
-    CITATION,
-    CONFIG_DESCRIPTIONS,
-    DEFAULT_CONFIG,
-    FINDINGS,
-    HOMEPAGE,
-    OFFICIAL,
-    TAXONOMY,
-    TRACTS,
-    VERSION,
-    part_of,
-)
+from hyper_kvasir import CITATION, FINDINGS, HOMEPAGE, TAXONOMY, VIEWS, Expected, HyperKvasir
 from scripts.pipeline import croissant, stats
 from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import matching, part_of_path
 from scripts.pipeline.parquet import features_metadata, find_row
 from scripts.pipeline.stats import Example
 
+VERSION = str(HyperKvasir.VERSION)
+OFFICIAL = Expected.load(None)
 SCHEMA = 1  # of all that goes along but stats.json; counted up when the same data and texts are to give other files
 PROJECT = Path(__file__).parents[2]
 TEXTS = PROJECT / "dataset_card"
@@ -61,8 +51,8 @@ def card_key(manifest: dict, repo_id: str = PLACEHOLDER) -> str:
     inputs = {name: manifest[name] for name in ("complete", "configs", "sources", "versions")}
     inputs["files"] = {path: entry["sha256"] for path, entry in manifest["files"].items()}
     inputs["schema"] = [SCHEMA, stats.SCHEMA]
-    inputs["dataset"] = [repo_id, str(VERSION), TAXONOMY, CITATION, HOMEPAGE, CONFIG_DESCRIPTIONS]
-    inputs["features"] = {config: features_metadata(config) for config in manifest["configs"]}
+    inputs["dataset"] = [repo_id, VERSION, TAXONOMY, CITATION, HOMEPAGE]
+    inputs["views"] = {config: [VIEWS[config].description, features_metadata(config)] for config in manifest["configs"]}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
     for path in sorted(set(TEXTS.iterdir()) - {TEXTS / "CHANGELOG.md"}):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -71,7 +61,7 @@ def card_key(manifest: dict, repo_id: str = PLACEHOLDER) -> str:
 
 def version_of(manifest: dict) -> str:
     """The version that is published, or the builder's own before that."""
-    return manifest.get("version", str(VERSION))
+    return manifest.get("version", VERSION)
 
 
 def builder_commit() -> str | None:
@@ -262,7 +252,7 @@ def _yaml(data):
 
 def front_matter(manifest: dict) -> dict:
     """The card's metadata. Configs and `dataset_info` are spelled so that datasets from 2.21 on reads them."""
-    metadata, parts = _metadata(), {part_of(config) for config in manifest["configs"]}
+    metadata, parts = _metadata(), {VIEWS[config].part for config in manifest["configs"]}
     tasks = [metadata["tasks"][part] for part in ("labeled", "segmented", "unlabeled") if part in parts]
     counted = {"labeled" if "labeled" in parts else "segmented", "unlabeled"}  # segmented images are labeled ones
     images = sum(entry["rows"] for path, entry in manifest["files"].items() if part_of_path(path) in counted)
@@ -290,7 +280,11 @@ def _size_category(rows):
 
 def _config_yaml(config, splits):
     files = [{"split": split, "path": view["files"]} for split, view in splits.items()]
-    return {"config_name": config, "data_files": files, **({"default": True} if config == DEFAULT_CONFIG else {})}
+    return {
+        "config_name": config,
+        "data_files": files,
+        **({"default": True} if config == HyperKvasir.DEFAULT_CONFIG_NAME else {}),
+    }
 
 
 def _info_yaml(config, splits, manifest):
@@ -382,8 +376,8 @@ def _differences(parts):
 def _config_context(config, splits, manifest):
     return {
         "name": config,
-        "default": config == DEFAULT_CONFIG,
-        "description": CONFIG_DESCRIPTIONS[config],
+        "default": config == HyperKvasir.DEFAULT_CONFIG_NAME,
+        "description": VIEWS[config].description,
         "splits": [
             {"name": split, **view, "count": len(matching(view["files"], manifest["files"]))}
             for split, view in splits.items()
@@ -392,7 +386,7 @@ def _config_context(config, splits, manifest):
 
 
 def _part_context(part, summary, manifest, metadata, example):
-    views = [config for config in manifest["configs"] if part_of(config) == part and config != part]
+    views = [config for config in manifest["configs"] if VIEWS[config].part == part and config != part]
     entries = [entry for path, entry in manifest["files"].items() if part_of_path(path) == part]
     meanings = metadata["columns"] | metadata.get(f"{part}_columns", {})
     features = features_metadata(part)
@@ -455,9 +449,11 @@ def _labeled_context(labeled, metadata):
         "rows": labeled["rows"],
         "findings": sorted(counts),
         "categories": [
-            (name, by_category[name], metadata["categories"][name]) for name in CATEGORIES if by_category[name]
+            (name, by_category[name], metadata["categories"][name])
+            for name in VIEWS["category"].values
+            if by_category[name]
         ],
-        "tracts": [(name, by_tract[name]) for name in TRACTS if by_tract[name]],
+        "tracts": [(name, by_tract[name]) for name in VIEWS["tract"].values if by_tract[name]],
         "ratio": round(max(counts.values()) / min(counts.values())),
         "least": min(counts.values()),
         "most": max(counts.values()),

@@ -10,7 +10,7 @@ file's path, but not make the names of the splits of them. mlcroissant reads a l
 import json
 from pathlib import Path
 
-from hyper_kvasir import CITATION, CONFIG_DESCRIPTIONS, HOMEPAGE, part_of
+from hyper_kvasir import CITATION, HOMEPAGE, VIEWS
 from scripts.pipeline.parquet import features_metadata
 
 CONTEXT = Path(__file__).parents[2] / "dataset_card" / "croissant_context.json"  # as mlcroissant 1.1 writes it
@@ -22,7 +22,7 @@ def croissant_text(manifest: dict, metadata: dict, rai: dict, *, repo_id: str, v
     """The JSON of a manifest; `metadata` and `rai` are those of `dataset_card/`."""
     url = f"https://huggingface.co/datasets/{repo_id}"
     configs = list(manifest["configs"])
-    parts = list(dict.fromkeys(map(part_of, configs)))
+    parts = list(dict.fromkeys(VIEWS[config].part for config in configs))
     document = {
         "@context": json.loads(CONTEXT.read_text(encoding="utf-8")),
         "@type": "sc:Dataset",
@@ -102,7 +102,7 @@ def _classes(column, names):
 
 
 def _record_set(config, metadata):
-    part = part_of(config)
+    part = VIEWS[config].part
     meanings = metadata["columns"] | metadata.get(f"{part}_columns", {})
     fields = [_field(config, name, feature, meanings) for name, feature in features_metadata(part).items()]
     return {
@@ -117,7 +117,7 @@ def _record_set(config, metadata):
 
 def _description(config, part):
     split = f" The column `{config}` tells the split." if config != part else ""
-    return CONFIG_DESCRIPTIONS[config] + split
+    return VIEWS[config].description + split
 
 
 def _field(config, column, feature, meanings):
@@ -146,7 +146,7 @@ def _source_field(config, column, feature, meanings, key=None):
         "name": key or column,
         "description": meanings[name],
         "dataType": _data_type(feature),
-        "source": {"fileSet": {"@id": f"files-{part_of(config)}"}, "extract": {"column": column}},
+        "source": {"fileSet": {"@id": f"files-{VIEWS[config].part}"}, "extract": {"column": column}},
     }
     if feature["_type"] == "ClassLabel":
         field["references"] = {"field": {"@id": f"classes-{name}/number"}}

@@ -21,13 +21,14 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
-from hyper_kvasir import CATEGORIES, FINDINGS, TAXONOMY, TRACTS
+from hyper_kvasir import FINDINGS, TAXONOMY, VIEWS
 from scripts.pipeline.stats import FITS, Example, densest, label_counts, object_examples, size_range
 
 WIDTH, DPI = 8, 110  # inches, pixels an inch
 SIZE_CELL = 64  # pixels a side, of the cells that image sizes are counted in
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+CATEGORIES, TRACTS = VIEWS["category"].values, VIEWS["tract"].values
 CATEGORY_COLORS = dict(zip(CATEGORIES, (BLUE, VERMILION, GREEN, ORANGE)))
 FIT_COLORS = dict(zip(FITS, (BLUE, ORANGE, VERMILION)))
 INSTANCE_COLORS = (SKY, ORANGE, "#ffffff", GREEN, PURPLE)

@@ -132,7 +132,9 @@ class SourceMaker:
         """
         check_lost(published, self._parts())
         manifest, there = self._manifest(published), published.entries
-        new = {path: planned for path, planned in self.plan.shards.items() if manifest["files"][path] != there.get(path)}
+        new = {
+            path: planned for path, planned in self.plan.shards.items() if manifest["files"][path] != there.get(path)
+        }
         rows = {path: _row_digests(planned) for path, planned in new.items()}
         draft = Draft(version=self.edition.version, folder=self.staging, manifest=manifest, rows=rows)
         if _to_build(draft):

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from PIL import Image
 
-from hyper_kvasir import CATEGORIES, CONFIGS, FINDINGS, TAXONOMY, Expected, features_of, part_of
+from hyper_kvasir import FINDINGS, TAXONOMY, VIEWS, Expected, features_of
 from scripts.pipeline.console import Progress
 from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import part_of_path, read_manifest
@@ -66,13 +66,13 @@ def page_text(folder: str, result: Verified, workers: int) -> tuple[str, str]:
         manifest=manifest,
         status=status,
         green=not problems,
-        absent=[config for config in CONFIGS if config not in result.configs],
+        absent=[config for config in VIEWS if config not in result.configs],
         problems=[_with_links(text, {row["id"] for row in rows}) for text in problems],
         counts=count_tables(result),
         samples=finding_samples(folder, manifest, result),
         unlabeled=unlabeled_samples(folder, manifest),
         figures=figures(folder),
-        segmented=any(part_of(config) == "segmented" for config in result.configs),
+        segmented=any(VIEWS[config].part == "segmented" for config in result.configs),
         summary=agreement(rows),
         match=MATCH,
         rows=rows,
@@ -160,7 +160,7 @@ def finding_samples(folder: str, manifest: dict, result: Verified) -> dict[str, 
     first = _first_rows(folder, manifest)
     pictures = _pictures(folder, [(path, i) for _, path, i in first.values()])
     checks = {check.what.removeprefix("finding "): check for check in result.checks}
-    samples = {category: [] for category in CATEGORIES}
+    samples = {category: [] for category in VIEWS["category"].values}
     for label, finding in enumerate(TAXONOMY):
         image_id, *place = first.get(label, (None,))
         check = checks.get(finding.name)
