@@ -24,6 +24,9 @@ def cache(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("cache")
     os.environ["HF_HOME"] = str(folder)
+    drawn = tmp_path_factory.getbasetemp().parent / "drawn"  # for all workers of pytest
+    drawn.mkdir(exist_ok=True)
+    os.environ["DRAWN"] = str(drawn)
     datasets.config.HF_DATASETS_CACHE = folder / "datasets"
     datasets.config.DOWNLOADED_DATASETS_PATH = folder / "downloads"
     datasets.disable_progress_bars()

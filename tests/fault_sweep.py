@@ -18,7 +18,6 @@ import argparse
 import itertools
 import json
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -132,7 +131,7 @@ def kill_when_held(hub, process):
     """Kills the publisher while the Hub holds its request; lets it end where there is no such request."""
     while process.poll() is None:
         if any(fault["hits"] for fault in hub.active_faults()):
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             hub.clear_faults()
             return
         time.sleep(0.05)

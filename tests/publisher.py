@@ -3,18 +3,16 @@
 import json
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import httpx2
 from huggingface_hub import HfApi
 
-from hyper_kvasir import CONFIGS
+from hyper_kvasir import VIEWS
 from scripts.loopback_hub.client import READ_TOKEN, WRITE_TOKEN
-from tests.conftest import ROOT, build
+from tests.conftest import build
 from tests.fake_source import write_source
+from tests.processes import Process
 
 REPO = "ns/hyper-kvasir"
 STRANGER_TOKEN = "hf_loopback_stranger"  # may write, but not to repositories of "ns"
@@ -34,12 +32,10 @@ class Publisher:
     def env(self, token=WRITE_TOKEN):
         return self.hub.env(token=token, home=str(self.home), xet=self.xet) | self.settings
 
-    def start(self, folder, version, *flags, token=WRITE_TOKEN, expect=True):
-        command = [sys.executable, "-m", "scripts.publish", folder, "--repo-id", REPO, "--version", version]
-        command += ["--changelog", self.changelog, *flags]
-        command += ["--expect", f"{folder}.expected.json"] if expect else []
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([str(c) for c in command], cwd=ROOT, env=self.env(token), **pipes)
+    def start(self, folder, version, *flags, token=WRITE_TOKEN, expect=True) -> Process:
+        command = ["scripts.publish", folder, "--repo-id", REPO, "--version", version, "--changelog", self.changelog]
+        command += [*flags, *(["--expect", f"{folder}.expected.json"] if expect else [])]
+        return Process(self.env(token), command)
 
     def run(self, *arguments, **settings):
         """(exit code, all that was said)"""
@@ -47,9 +43,9 @@ class Publisher:
 
     def end(self, process):
         """(exit code, all that was said) of a process that was started"""
-        said = "".join(process.communicate(timeout=180))
-        self.said.append(said)
-        return process.returncode, said
+        code, *said = process.end()
+        self.said.append("".join(said))
+        return code, self.said[-1]
 
     def start_and_kill(self, *arguments, **settings):
         """Kills the publisher, without a warning, while its commit is held up."""
@@ -58,8 +54,7 @@ class Publisher:
         while process.poll() is None and not any(fault["hits"] for fault in self.hub.active_faults()):
             time.sleep(0.1)
         assert process.poll() is None, self.end(process)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
         self.hub.clear_faults()
 
     def ok(self, *arguments, **settings):
@@ -86,12 +81,10 @@ class Publisher:
         """The JSON that `code` prints, run with this Hub as the Hub."""
         # Ended at once: after streaming, the interpreter's own end aborts now and then (apache/arrow#45214).
         code += "\nimport os, sys\nsys.stdout.flush()\nos._exit(0)"
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=self.env(token), capture_output=True, text=True, timeout=180
-        )
-        assert done.returncode == 0, done.stderr
-        self.said += [done.stdout, done.stderr]
-        return json.loads(done.stdout.splitlines()[-1])
+        status, *said = Process(self.env(token), code=code).end()
+        assert status == 0, said
+        self.said += said
+        return json.loads(said[0].splitlines()[-1])
 
     def published(self, revision="main"):
         """({path: content id}, head, {tag: commit}, titles of the branch's commits)"""
@@ -127,11 +120,11 @@ print(json.dumps(found))
 """
 
 
-def load(publisher, revision, configs=CONFIGS):
+def load(publisher, revision, configs=VIEWS):
     return publisher.python(LOAD.format(repo=REPO, revision=revision, configs=list(configs)))
 
 
-def local(folder, configs=CONFIGS):
+def local(folder, configs=VIEWS):
     from datasets import load_dataset
 
     found = {}

@@ -8,7 +8,7 @@ import pytest
 
 from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.client import READ_TOKEN
-from tests.test_publish import REPO, Publisher, small  # noqa: F401
+from tests.publisher import REPO, Publisher
 
 PACKAGE = "@huggingface/hub@2.17.5"
 CHECK = """
@@ -42,7 +42,7 @@ def javascript(tmp_path_factory):
     return folder
 
 
-def test_lists_and_downloads_a_published_file(javascript, small, tmp_path):  # noqa: F811
+def test_lists_and_downloads_a_published_file(javascript, small, tmp_path):
     with LoopbackHub(str(tmp_path / "hub")) as hub:
         Publisher(hub, tmp_path / "home", True).ok(small, "1.0.0")
         path, entry = next(iter(json.loads((small / "manifest.json").read_text())["files"].items()))

@@ -152,8 +152,7 @@ def test_two_publishers_at_once(publisher, small, tmp_path_factory):
     """Of two that publish the same version with other content, one wins; nothing is mixed."""
     other = folder_of(tmp_path_factory, "other", configs=["segmented", "unlabeled"], unlabeled=9)
     processes = [publisher.start(folder, "1.0.0") for folder in (small, other)]
-    said = ["".join(process.communicate(timeout=180)) for process in processes]
-    codes = [process.returncode for process in processes]
+    codes, said = zip(*map(publisher.end, processes))
     assert sorted(codes) == [0, 1], said
     winner, loser = (small, other) if codes[0] == 0 else (other, small)
     assert re.search("error: .*(is committed in|is tagged in)", said[codes.index(1)]), said
