@@ -9,9 +9,9 @@ Version 1.1.0 is published onto 1.0.0 of the loopback Hub, by the unmodified cli
 fault, and the publisher is run until it succeeds. A trial survives when
 - every commit of the branch is a whole version: readers see commits, and nothing between them;
 - in the end the tree is that of an undisturbed publication, with one commit and one tag;
-- all runs together sent no more bytes than the undisturbed one. The exception: where the answer to an upload itself was
-  lost, or the upload not yet registered, the clients cannot know that the Hub has the content, and send it again. Those
-  trials are counted.
+- all runs together sent no more bytes than the undisturbed one. The exception: where the answer to an upload, or to the
+  question whether the Hub has a chunk, was lost, or the upload not yet registered, the clients cannot know that the Hub
+  has the content, and send it again. Those trials are counted.
 """
 
 import argparse
@@ -34,6 +34,7 @@ FAULTS = ("412", "409", "429", "500", "cut", "cut after", "kill")
 CONFIGS = ("--config", "segmented", "--config", "unlabeled")
 UPLOADS = ("cas_xorb", "lfs_put", "lfs_put_part")
 REGISTERS = "cas_shard"  # what was uploaded to the Xet storage; before, the Hub does not know that it has it
+ASKS = "cas_chunk"  # whether the Hub has a chunk; hf_xet takes an error for "no", and sends it
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,9 @@ def sent_bytes(hub) -> int:
 
 
 def is_unknown_to_the_hub(log: list[dict]) -> bool:
-    """Whether a run ended, or was struck, while the client could not know that the Hub had taken a content."""
+    """Whether a run ended, or was struck, while the client could not know that the Hub had a content."""
     struck = next((i for i, line in enumerate(log) if line["fault"]), len(log))
-    lost = any(line["fault"] and line["route"] in (*UPLOADS, REGISTERS) for line in log)
+    lost = any(line["fault"] and line["route"] in (*UPLOADS, REGISTERS, ASKS) for line in log)
     return lost or is_unregistered(log[:struck]) or is_unregistered(log)
 
 
