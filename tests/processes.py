@@ -58,6 +58,7 @@ def run(env, command, code, files):
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    multiprocessing.set_start_method(None, force=True)  # the platform's own, as in a process that was not forked
     os.environ.clear()
     os.environ.update(env)
     os.chdir(PROJECT)
