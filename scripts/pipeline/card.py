@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from hyper_kvasir import CITATION, FINDINGS, HOMEPAGE, TAXONOMY, VIEWS, Expected, HyperKvasir
+from hyper_kvasir import CITATION, HOMEPAGE, TAXONOMY, VIEWS, Expected, HyperKvasir
 from scripts.pipeline import croissant, stats
 from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import matching, part_of_path
@@ -369,7 +369,7 @@ def _differences(parts):
         rows.append(("boxes", len(parts["segmented"]["box_shares"]), OFFICIAL.boxes))
     if "labeled" in parts:
         counts = stats.label_counts(parts["labeled"])
-        rows += [(name, counts[i], OFFICIAL.findings[name]) for i, name in enumerate(FINDINGS)]
+        rows += [(f.name, counts[label], OFFICIAL.findings[f.name]) for label, f in enumerate(TAXONOMY)]
     return [dict(zip(("what", "here", "official"), row)) for row in rows if row[1] != row[2]]
 
 
@@ -478,7 +478,7 @@ def _most_uneven(labeled):
     if not cells:
         return None
     ratio, label, folds, fold, images = max(cells)
-    names = {"finding": FINDINGS[label], "split": f"fold_{folds}", "fold": f"fold_{fold}"}
+    names = {"finding": TAXONOMY[label].name, "split": f"fold_{folds}", "fold": f"fold_{fold}"}
     return {**names, "images": images, "of": totals[label], "ratio": ratio}
 
 

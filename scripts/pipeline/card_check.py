@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from hyper_kvasir import FINDINGS
+from hyper_kvasir import TAXONOMY
 from scripts.pipeline.manifest import matching, part_of_path
 
 
@@ -100,10 +100,10 @@ def check_card(text: str, manifest: dict, folder: str | None = None) -> list[str
 
 
 def _count_labels(folder, paths):
-    counts = Counter({(name,): 0 for name in FINDINGS})
+    counts = Counter({(finding.name,): 0 for finding in TAXONOMY})
     for path in paths:
         values = pc.value_counts(pq.read_table(os.path.join(folder, path), columns=["label"])["label"]).to_pylist()
-        counts.update({(FINDINGS[value["values"]],): value["counts"] for value in values})
+        counts.update({(TAXONOMY[value["values"]].name,): value["counts"] for value in values})
     return counts
 
 

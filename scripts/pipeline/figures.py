@@ -21,7 +21,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
-from hyper_kvasir import FINDINGS, TAXONOMY, VIEWS
+from hyper_kvasir import TAXONOMY, VIEWS
 from scripts.pipeline.stats import FITS, Example, densest, label_counts, object_examples, size_range
 
 WIDTH, DPI = 8, 110  # inches, pixels an inch
@@ -147,7 +147,7 @@ def findings(labeled: dict, example: Example) -> Drawing:
         for label, axis in zip(labels, axes):
             axis.imshow(_square(_picture(example("labeled", ids[label]), "image"), side))
             color = CATEGORY_COLORS[TAXONOMY[label].category]
-            name = "\n".join(textwrap.wrap(FINDINGS[label], 14))
+            name = "\n".join(textwrap.wrap(TAXONOMY[label].name, 14))
             axis.set_title(name, fontsize=10, fontweight="normal", loc="center")
             axis.add_patch(Rectangle((-0.5, -0.5), side, side, fill=False, color=color, linewidth=5))
         if i == 0 or rows[i - 1][0] != tract:
@@ -248,7 +248,7 @@ def class_balance(labeled: dict) -> Drawing:
         labels = sorted(labels, key=lambda label: (counts[label], -label))
         values = [counts[label] for label in labels]
         colors = [CATEGORY_COLORS[TAXONOMY[label].category] for label in labels]
-        axis.barh([FINDINGS[label] for label in labels], values, color=colors, height=0.72)
+        axis.barh([TAXONOMY[label].name for label in labels], values, color=colors, height=0.72)
         for place, value in enumerate(values):
             axis.annotate(f" {value:,}", (value, place), va="center")
         axis.set(xscale="log", xlim=(0.8, 2 * max(counts.values())))
@@ -262,8 +262,8 @@ def class_balance(labeled: dict) -> Drawing:
     _category_legend(canvas, {TAXONOMY[label].category for label in counts})
     most, least = max(counts, key=counts.get), min(counts, key=counts.get)
     alt = (
-        f"Bar chart of the images of each finding on a logarithmic axis, from {counts[most]:,} of {FINDINGS[most]} "
-        f"down to {counts[least]:,} of {FINDINGS[least]}"
+        "Bar chart of the images of each finding on a logarithmic axis, "
+        f"from {counts[most]:,} of {TAXONOMY[most].name} down to {counts[least]:,} of {TAXONOMY[least].name}"
     )
     return Drawing("class_balance", "png", alt, canvas)
 
@@ -285,7 +285,7 @@ def folds(labeled: dict) -> Drawing:
         axis.annotate(f"{counts[row, column]:,}", (column, row), ha="center", va="center", color=color)
     heads = [f"{'none' if fold is None else fold}\n{sums:,}" for (_, fold), sums in zip(columns, counts.sum(axis=0))]
     axis.set_xticks(range(len(columns)), heads)
-    axis.set_yticks(range(len(labels)), [FINDINGS[label] for label in labels])
+    axis.set_yticks(range(len(labels)), [TAXONOMY[label].name for label in labels])
     axis.tick_params(length=0, labeltop=True, labelbottom=False)
     axis.spines[:].set_visible(False)
     for k in (2, 5):

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from PIL import Image
 
-from hyper_kvasir import FINDINGS, TAXONOMY, VIEWS, Expected, features_of
+from hyper_kvasir import TAXONOMY, VIEWS, Expected, features_of
 from scripts.pipeline.console import Progress
 from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import part_of_path, read_manifest
@@ -260,7 +260,7 @@ def describe(row: dict) -> dict:
     label = row["label"]
     described = {
         "id": row["image_id"],
-        "finding": FINDINGS[label] if label in range(len(FINDINGS)) else f"unknown label {label}",
+        "finding": TAXONOMY[label].name if label in range(len(TAXONOMY)) else f"unknown label {label}",
         "picture": None,
         "boxes": [],
         "instances": [],

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from hyper_kvasir import FINDINGS, PARTS, TAXONOMY, VIEWS, Expected, features_of, jpeg_size, label_components
+from hyper_kvasir import PARTS, TAXONOMY, VIEWS, Expected, features_of, jpeg_size, label_components
 from scripts.pipeline.card import stale
 from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.console import Progress
@@ -171,8 +171,8 @@ def _check_row(row, part):
         category, tract = (VIEWS[column].values[row[column]] for column in ("category", "tract"))
         if (category, tract) != (finding.category, finding.tract):
             raise ValueError(f"{finding.name} in {category}, {tract}; expected {finding.category}, {finding.tract}")
-    if part == "segmented" and FINDINGS[row["label"]] != "polyps":
-        raise ValueError(f"label {FINDINGS[row['label']]}, expected polyps")
+    if part == "segmented" and TAXONOMY[row["label"]].name != "polyps":
+        raise ValueError(f"label {TAXONOMY[row['label']].name}, expected polyps")
 
 
 def _check_masks(row):
@@ -274,7 +274,8 @@ def _count(manifest, contents, expected, result):
         for path, content in contents.items():
             if part_of_path(path) == "labeled":
                 labels.update(content.columns.get("label", ()))
-        checks += [Check(f"finding {name}", expected.findings[name], labels[i]) for i, name in enumerate(FINDINGS)]
+        for label, finding in enumerate(TAXONOMY):
+            checks.append(Check(f"finding {finding.name}", expected.findings[finding.name], labels[label]))
     if "segmented" in parts:
         of = [content for path, content in contents.items() if part_of_path(path) == "segmented"]
         if all(content.instances is not None for content in of):
