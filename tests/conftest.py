@@ -19,14 +19,18 @@ REAL = ROOT.parent / "shared" / "source"
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """A datasets cache of this run's own, for this process and its children."""
+    """A datasets cache of this run's own, for this process and its children. Equal figures are drawn once a run."""
     import datasets
+
+    from scripts.pipeline import figures
+    from tests.processes import drawn_once
 
     folder = tmp_path_factory.mktemp("cache")
     os.environ["HF_HOME"] = str(folder)
     drawn = tmp_path_factory.getbasetemp().parent / "drawn"  # for all workers of pytest
     drawn.mkdir(exist_ok=True)
     os.environ["DRAWN"] = str(drawn)
+    figures.draw = drawn_once(figures.draw)
     datasets.config.HF_DATASETS_CACHE = folder / "datasets"
     datasets.config.DOWNLOADED_DATASETS_PATH = folder / "downloads"
     datasets.disable_progress_bars()
@@ -67,7 +71,7 @@ def build(source, out, *arguments, expect=True):
     from scripts.build import main
 
     flags = ["--expect", f"{source}/expected.json"] if expect else []
-    assert main(["--source", str(source), "--out", str(out), "--workers", "2", *flags, *arguments]) == 0
+    assert main(["--source", str(source), "--out", str(out), "--workers", "1", *flags, *arguments]) == 0
 
 
 def sha256_of(path):

@@ -8,12 +8,11 @@ The same arguments give the same bytes. What an image shows depends on the seed 
     python -m tests.fake_source OUT --gigabytes 1 --images photo    # a labeled part for benchmarks
     python -m tests.fake_source OUT --defect bad_crc                # with one thing wrong
 
-Top to bottom: names and numbers, pictures, rows, members, files, defects, `write_source`, command line.
+Top to bottom: rows, members, files, defects, `write_source`, command line. The pictures are in `fake_pictures.py`.
 """
 
 import argparse
 import csv
-import functools
 import hashlib
 import io
 import json
@@ -22,7 +21,6 @@ import random
 import shutil
 import struct
 import time
-import uuid
 import warnings
 import zipfile
 import zlib
@@ -31,13 +29,11 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from hyper_kvasir import TAXONOMY
+from hyper_kvasir import PARTS, TAXONOMY
+from tests.fake_pictures import BY_NAME, PLAN, Art, boxes, encode, mask, new_id, number, picture, stamp
 
-PARTS = ("labeled", "segmented", "unlabeled")
-BY_NAME = {finding.name: finding for finding in TAXONOMY}
 CSV_NAME = {finding.name: (*finding.spellings, finding.name)[0] for finding in TAXONOMY}
 FULL_ZIP = "hyper-kvasir.zip"
 LABELS_FILE, BOX_FILE = "labeled-images/image-labels.csv", "segmented-images/bounding-boxes.json"
@@ -46,347 +42,6 @@ LICENSE = (
     "The license for the Hyper-Kvasir dataset is Creative Commons Attribution 4.0 International (CC BY 4.0)\n\n"
     "More information can be found here: \nhttps://creativecommons.org/licenses/by/4.0/\n\n" + "=" * 88
 ).encode()
-
-
-def polyp_plan():
-    """(instances, boxes) of the 1,000 segmented images: the true multiset, with some of each kind among the first."""
-    first = [(1, 1), (2, 2), (1, 1), (3, 3), (1, 2), (1, 1), (1, 1), (10, 10), (2, 3), (4, 4)]
-    rest = [(1, 1)] * 941 + [(1, 2)] * 6 + [(2, 2)] * 39 + [(3, 3)] * 4
-    random.Random(0).shuffle(rest)
-    return first + rest
-
-
-PLAN = polyp_plan()
-
-
-def number(*words):
-    """A number that depends on nothing but the words: the one source of chance here."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:16], "big")
-
-
-def new_id(*words):
-    """A lowercase uuid4 that depends on the words alone."""
-    return str(uuid.UUID(int=number("id", *words), version=4))
-
-
-# ---------------------------------------------------------------------------------------------------------- pictures
-
-
-class Art(NamedTuple):
-    """All that a picture depends on. `plan` is an index into PLAN for polyps, else -1."""
-
-    seed: int
-    id: str
-    look: str
-    plan: int
-    images: str
-
-    def chance(self, *words):
-        return np.random.default_rng(number(self.seed, self.id, *words))
-
-    def size(self):
-        """Width and height."""
-        pick = number(self.seed, self.id, "size")
-        if self.images == "tiny":
-            return (64 + pick % 9, 48 + pick % 7) if self.plan >= 0 else (16 + pick % 9, 16 + pick % 5)
-        sizes = {
-            "drawn": [(160, 120), (152, 128), (168, 124)],
-            "photo": [(920, 880), (1000, 990), (1080, 1010), (1225, 1013)],
-        }
-        return sizes[self.images][pick % len(sizes[self.images])]
-
-
-class Canvas:
-    """A picture in the making: `x` and `y` run over [-1, 1], `px` is RGB in 0…255, `rng` decides what varies by id."""
-
-    def __init__(self, rng, size, colour):
-        width, height = size
-        self.rng, self.size = rng, size
-        self.y, self.x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-        self.x *= 1.15
-        mottle = Image.fromarray(rng.integers(0, 256, (6, 8), np.uint8)).resize(size, Image.Resampling.BICUBIC)
-        light = 0.9 + 0.2 * (np.asarray(mottle) / 255.0 - 0.5) + 0.12 * self.y
-        self.px = light[..., None] * (np.array(colour, float) + rng.normal(0, 6, 3))
-
-    def polar(self, cx=0.0, cy=0.0):
-        """Distance and angle from a centre."""
-        return np.hypot(self.x - cx, self.y - cy), np.arctan2(self.y - cy, self.x - cx)
-
-    def blob(self, cx, cy, radius, wobble=0.15):
-        """1 at the centre, 0 at a wobbly outline, negative outside."""
-        distance, angle = self.polar(cx, cy)
-        a, b = self.rng.uniform(0, 6.3, 2)
-        return 1 + wobble * (np.cos(2 * angle + a) + 0.6 * np.cos(5 * angle + b)) - distance / radius
-
-    def blend(self, alpha, colour):
-        """Lay a colour over the picture where alpha is above 0, up to fully."""
-        alpha = np.clip(alpha, 0, 1)[..., None]
-        self.px = self.px * (1 - alpha) + alpha * np.array(colour, float)
-
-    def anywhere(self, reach=0.8):
-        return self.rng.uniform(-reach, reach, 2)
-
-
-def lumen(canvas, radius=0.28, at=None, colour=(48, 16, 14)):
-    """The dark way on, with the light falling off towards it."""
-    cx, cy = canvas.anywhere(0.3) if at is None else at
-    canvas.px *= np.clip(0.45 + 0.65 * canvas.polar(cx, cy)[0] / (radius * 2.6), 0.45, 1.05)[..., None]
-    canvas.blend(canvas.blob(cx, cy, radius, 0.08) * 5, colour)
-
-
-def folds(canvas, rings=5, strength=0.16, at=None):
-    """Bright and dark rings, closer together farther in."""
-    cx, cy = canvas.anywhere(0.3) if at is None else at
-    distance, angle = canvas.polar(cx, cy)
-    a, b = canvas.rng.uniform(0, 6.3, 2)
-    wave = np.sin(rings * 3 * np.sqrt(distance) + 0.8 * np.cos(3 * angle + a) + b)
-    canvas.px *= (1 + strength * np.sign(wave) * np.abs(wave) ** 0.6)[..., None]
-
-
-def rays(canvas, count=9, strength=0.18):
-    """Long folds that run together towards the middle, as in the stomach."""
-    distance, angle = canvas.polar(0, -0.3)
-    canvas.px *= (1 + strength * np.sin(count * angle + 5 * np.sin(2.2 * distance + canvas.rng.uniform(0, 6))))[
-        ..., None
-    ]
-
-
-def tube(canvas, colour=(22, 22, 28)):
-    """The endoscope itself, seen when it is bent back: a dark bar from above with white marks."""
-    x0, bend = canvas.rng.uniform(-0.3, 0.3), canvas.rng.uniform(-0.4, 0.4)
-    alpha = 8 * (0.17 - np.abs(canvas.x - x0 - bend * canvas.y)) * (canvas.y < 0.1)
-    canvas.blend(alpha * 3, colour)
-    canvas.blend(alpha * (np.sin(canvas.y * 16) > 0.82), (225, 225, 225))
-
-
-def patches(canvas, count, radius, colour, opacity=0.8):
-    """Soft blots: blood, fibrin, stool, dye."""
-    for _ in range(count):
-        canvas.blend(
-            np.minimum(canvas.blob(*canvas.anywhere(), radius * canvas.rng.uniform(0.6, 1.4), 0.25) * 3, opacity),
-            colour,
-        )
-
-
-def mounds(canvas, count, radius, colour, at=None):
-    """Round bulges, lit from above, with a dark rim."""
-    for index in range(count):
-        cx, cy = canvas.anywhere(0.55) if at is None else at[index]
-        height = canvas.blob(cx, cy, radius, 0.07)
-        canvas.blend((height + 0.15) * 5 * (height < 0.1), (70, 22, 22))
-        canvas.blend(height * 8, np.array(colour) * 0.72)
-        canvas.blend(
-            canvas.blob(cx - 0.15 * radius, cy - 0.2 * radius, radius * 0.7, 0.07),
-            np.minimum(np.array(colour) * 1.25, 255),
-        )
-
-
-def tongues(canvas, depth, count, colour=(196, 92, 70), radius=0.5):
-    """The line where pale gullet meets salmon-red stomach, with tongues of `depth` reaching out."""
-    distance, angle = canvas.polar()
-    edge = (
-        radius + depth * np.maximum(0, np.cos(count * angle + canvas.rng.uniform(0, 6))) ** 2 + 0.05 * np.cos(7 * angle)
-    )
-    canvas.blend((edge - distance) * 14, colour)
-    lumen(canvas, 0.2, (0, 0))
-
-
-def streaks(canvas, count, width, length):
-    """Red breaks in the gullet's lining, running outwards."""
-    distance, angle = canvas.polar()
-    for start in canvas.rng.uniform(0, 6.3) + np.arange(count) * 6.28 / count:
-        across = np.abs((angle - start + np.pi) % (2 * np.pi) - np.pi) * distance
-        inside = (distance > 0.45) & (distance < 0.45 + length)
-        canvas.blend((width - across) * 22 * inside, (172, 24, 34))
-        canvas.blend((width * 0.35 - across) * 22 * inside, (238, 214, 190))
-
-
-def arc(canvas, colour=(92, 28, 26)):
-    """The mouth of the appendix: a crescent within a shallow whorl."""
-    cx, cy = canvas.anywhere(0.25)
-    folds(canvas, 3, 0.1, (cx, cy))
-    distance, angle = canvas.polar(cx, cy)
-    canvas.blend((0.07 - np.abs(distance - 0.2)) * 20 * (np.cos(angle + canvas.rng.uniform(0, 6)) > -0.1), colour)
-
-
-def villi(canvas):
-    """The velvet of the small bowel."""
-    grain = np.sin(canvas.x * 34 + 2 * np.sin(canvas.y * 9)) * np.sin(canvas.y * 34 + 2 * np.sin(canvas.x * 8))
-    canvas.px *= (1 + 0.16 * grain)[..., None]
-
-
-def colitis(grade):
-    """Inflamed bowel: redder, with more blood and more white fibrin from grade to grade."""
-    colour = (222 - 8 * grade, 128 - 26 * grade, 104 - 20 * grade)
-    spots = [
-        (patches, int(3 + 6 * grade), 0.22, (176, 30, 28), 0.5),
-        (patches, int(9 * max(0, grade - 0.75)), 0.1, (238, 222, 178)),
-    ]
-    return colour, [(folds, 3, 0.07), *spots]
-
-
-PINK, PALE, STOMACH, DYE = (224, 138, 112), (232, 176, 170), (216, 128, 92), (64, 138, 176)
-LOOKS = {  # finding: ground colour, then painters with their arguments
-    "cecum": (PINK, [(arc,)]),
-    "ileum": ((226, 158, 104), [(lumen, 0.22), (villi,)]),
-    "retroflex-rectum": ((208, 118, 106), [(folds, 3, 0.08), (tube,)]),
-    "hemorrhoids": (
-        (206, 104, 98),
-        [
-            (lumen, 0.2, (0, 0)),
-            (mounds, 4, 0.34, (142, 44, 84), [(-0.55, -0.3), (0.5, -0.4), (0.45, 0.5), (-0.45, 0.5)]),
-        ],
-    ),
-    "polyps": ((220, 120, 88), [(folds, 4, 0.1)]),
-    "ulcerative-colitis-grade-0-1": colitis(0.5),
-    "ulcerative-colitis-grade-1": colitis(1),
-    "ulcerative-colitis-grade-1-2": colitis(1.5),
-    "ulcerative-colitis-grade-2": colitis(2),
-    "ulcerative-colitis-grade-2-3": colitis(2.5),
-    "ulcerative-colitis-grade-3": colitis(3),
-    "bbps-0-1": (PINK, [(folds, 5), (lumen, 0.25), (patches, 7, 0.34, (168, 120, 32), 0.85)]),
-    "bbps-2-3": (PINK, [(folds, 6, 0.2, (0, -0.1)), (lumen, 0.3, (0, -0.1))]),
-    "impacted-stool": (
-        (150, 96, 44),
-        [(lumen, 0.3), (mounds, 9, 0.36, (128, 86, 26)), (patches, 14, 0.06, (206, 168, 66))],
-    ),
-    "dyed-lifted-polyps": (
-        (210, 132, 100),
-        [(folds, 4, 0.1), (mounds, 1, 0.66, DYE, [(0.1, 0.15)]), (mounds, 1, 0.32, (214, 176, 170), [(0.05, 0)])],
-    ),
-    "dyed-resection-margins": (
-        DYE,
-        [
-            (folds, 4, 0.12),
-            (mounds, 1, 0.58, (196, 222, 228), [(0, 0)]),
-            (patches, 3, 0.1, (150, 30, 36)),
-            (mounds, 1, 0.36, (40, 78, 150), [(0, 0.05)]),
-        ],
-    ),
-    "pylorus": (
-        STOMACH,
-        [(folds, 4, 0.12, (0, 0)), (mounds, 1, 0.42, (206, 106, 78), [(0, 0)]), (lumen, 0.14, (0, 0), (24, 8, 8))],
-    ),
-    "retroflex-stomach": ((206, 132, 120), [(rays, 9), (tube,)]),
-    "z-line": (PALE, [(tongues, 0.1, 5)]),
-    "barretts": (PALE, [(tongues, 0.55, 4)]),
-    "barretts-short-segment": (PALE, [(tongues, 0.28, 3)]),
-    "esophagitis-a": (PALE, [(tongues, 0.06, 5), (streaks, 2, 0.05, 0.3)]),
-    "esophagitis-b-d": (PALE, [(tongues, 0.06, 5), (streaks, 6, 0.11, 0.6)]),
-}
-
-
-def polyps(art, size):
-    """A height field for each polyp of the picture, above 0 inside: what is drawn, and what the mask is cut from."""
-    count, rng = PLAN[art.plan][0], art.chance("polyps")
-    columns = {1: 1, 2: 2, 3: 3, 4: 2, 10: 5}[count]
-    lines = -(-count // columns)
-    y, x = np.mgrid[0.5 : size[1], 0.5 : size[0]] / np.array([size[1], size[0]])[:, None, None]
-    for index in range(count):
-        cx, cy = (index % columns + 0.5) / columns, (index // columns + 0.5) / lines
-        rx, ry = rng.uniform(0.5, 0.7, 2) / (2 * columns, 2 * lines)
-        if count == 1:
-            (rx, ry), (cx, cy) = rng.uniform(0.16, 0.26, 2), rng.uniform(0.35, 0.65, 2)
-            if art.plan % 9 == 0:  # as in 116 of the true boxes, this one reaches the right or the lower edge
-                cx, cy = [(0.9, 0.5), (0.5, 0.9)][art.plan // 9 % 2]
-        u, v = (x - cx) / rx, (y - cy) / ry
-        angle, phase = np.arctan2(v, u), rng.uniform(0, 6.3)
-        yield 1 + 0.1 * np.cos(2 * angle + phase) + 0.06 * np.cos(3 * angle + 2 * phase) - np.hypot(u, v)
-
-
-def scene(art, size):
-    """The picture as an RGB image."""
-    colour, painters = LOOKS[art.look]
-    canvas = Canvas(art.chance("scene"), size, colour)
-    for painter, *arguments in painters:
-        painter(canvas, *arguments)
-    for height in polyps(art, size) if art.plan >= 0 else ():
-        canvas.blend(np.exp(-(((height + 0.05) * 9) ** 2)) * 0.7, (96, 30, 24))
-        canvas.blend(height * 12, (206, 84, 66))
-        canvas.blend(height * 0.9, (250, 176, 148))
-    for _ in range(canvas.rng.integers(4, 10)):  # wet highlights
-        canvas.blend(canvas.blob(*canvas.anywhere(), canvas.rng.uniform(0.02, 0.05)) * 3, (255, 250, 244))
-    distance = canvas.polar()[0]
-    canvas.px *= np.clip(1.25 - 0.45 * distance**2, 0, 1)[..., None]
-    canvas.px *= ((np.abs(canvas.x) + np.abs(canvas.y) < 1.72) & (distance < 1.28))[..., None]
-    if BY_NAME[art.look].tract == "lower-gi-tract" and art.look != "polyps" and canvas.rng.random() < 0.5:
-        canvas.blend((canvas.x < -0.6) & (canvas.y > 0.45), (18, 164, 138))  # the navigation picture
-    return Image.fromarray(np.clip(canvas.px, 0, 255).astype(np.uint8))
-
-
-@functools.lru_cache(1)
-def grain():
-    """The noise that photos take their windows from."""
-    return np.random.default_rng(0).normal(0, 3.4, (2048, 2048)).astype(np.int16)
-
-
-def photo(art):
-    """A scene drawn small, enlarged, with the grain of a camera: about 370 KB.
-
-    With Huffman tables of its own a photo deflates as the real ones do, to 0.999 of its size (the 16 real ones at hand:
-    0.998), and so costs about as much to inflate.
-    """
-    width, height = art.size()
-    rng = art.chance("photo")
-    left, top = rng.integers(0, 2048 - width), rng.integers(0, 2048 - height)
-    small = scene(art, (width // 8, height // 8)).convert("YCbCr")
-    luma, *chroma = small.resize((width, height), Image.Resampling.BILINEAR).split()
-    luma = np.clip(np.asarray(luma, np.int16) + grain()[top : top + height, left : left + width], 0, 255)
-    return Image.merge("YCbCr", [Image.fromarray(luma.astype(np.uint8)), *chroma]), int(rng.integers(95, 99))
-
-
-def encode(image, quality, optimize=False):
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, optimize=optimize)
-    return buffer.getvalue()
-
-
-def stamp(jpeg, text):
-    """The same JPEG with a comment: other bytes, the same picture."""
-    comment = text.encode()
-    return jpeg[:20] + b"\xff\xfe" + struct.pack(">H", len(comment) + 2) + comment + jpeg[20:]
-
-
-def picture(art):
-    """The image file. Tiny ones without polyps share a few pictures for each look, and differ by a comment."""
-    if art.images == "photo":
-        return encode(*photo(art), optimize=True)
-    if art.images == "tiny" and art.plan < 0:
-        return stamp(variant(art.seed, number(art.id) % 4, art.look), art.id)
-    return drawn(art, 90)
-
-
-@functools.lru_cache(4096)
-def drawn(art, quality):
-    return encode(scene(art, art.size()), quality)
-
-
-def variant(seed, index, look):
-    return drawn(Art(seed, f"variant-{index}", look, -1, "tiny"), 75)
-
-
-@functools.lru_cache(4096)
-def mask(art):
-    """The mask file: a JPEG of three equal channels, in one of seven with the stray white pixel at (0, 0)."""
-    white = np.max(list(polyps(art, art.size())), axis=0) > 0
-    white[0, 0] |= art.plan % 7 == 2
-    return encode(Image.fromarray(white.astype(np.uint8) * 255).convert("RGB"), 95)
-
-
-def boxes(art):
-    """Entry in bounding-boxes.json: boxes a pixel outside their polyp, and the true ones' two kinds of oddity."""
-    found = []
-    for height in polyps(art, art.size()):
-        y, x = np.nonzero(height > 0)
-        found.append([max(x.min() - 1, 0), max(y.min() - 1, 0), x.max() + 1, y.max() + 1])
-    if art.plan % 49 == 2:  # stretched to the stray pixel
-        found[0][:2] = 0, 0
-    if PLAN[art.plan][1] > len(found):  # a sliver, beside the polyp's own box
-        _, top, right, bottom = found[0]
-        found.append([right - 2, top, right, bottom])
-    width, height = art.size()
-    bbox = [{"label": "polyp", **dict(zip(("xmin", "ymin", "xmax", "ymax"), map(int, box)))} for box in found]
-    return {"height": height, "width": width, "bbox": bbox}
 
 
 # -------------------------------------------------------------------------------------------------------------- rows
@@ -461,7 +116,7 @@ def other_finding(row, same_category):
     return choice[number(row.id) % len(choice)]
 
 
-def update(rows, seed, images, relabel, remove, add, add_segmented):
+def update(rows, *, seed, images, relabel, remove, add, add_segmented):
     """The next edition of the data: some images moved (every other one to another category), removed and added."""
     free = [row for row in rows if row.finding and not row.segmented]
     free.sort(key=lambda row: number("update", row.id))
@@ -620,7 +275,7 @@ def fingerprint(path):
 class Source:
     """A source on disk: its rows, the members and fold csvs made of them, and the means by which defects change it."""
 
-    def __init__(self, root, rows, parts, form, spelling, workers):
+    def __init__(self, root, rows, *, parts, form, spelling, workers):
         self.root, self.parts, self.form, self.spelling, self.workers = root, parts, form, spelling, workers
         self.set_rows(rows)
 
@@ -913,17 +568,6 @@ ZIP_ONLY_DEFECTS = set(ARCHIVE_DEFECTS)
 DEFECTS = {name: text for name, (text, _) in (ARCHIVE_DEFECTS | MEMBER_DEFECTS | ROW_DEFECTS).items()}
 
 
-def spoil(source, defects):
-    """Write the source again, with its defects."""
-    for name in filter(ROW_DEFECTS.get, defects):
-        source.set_rows(ROW_DEFECTS[name][1](source))
-    for name in filter(MEMBER_DEFECTS.get, defects):
-        MEMBER_DEFECTS[name][1](source)
-    source.write()
-    for name in filter(ARCHIVE_DEFECTS.get, defects):
-        ARCHIVE_DEFECTS[name][1](source)
-
-
 # ------------------------------------------------------------------------------------------------------------ source
 
 
@@ -953,8 +597,8 @@ def write_source(
     true_ids       a folder as ../shared/source: the true labeled ids, findings, folds and segmented ids
     workers        processes that make photos; the bytes do not depend on it
 
-    The numbers and digests returned are those of the source without its defects. They are of all parts, written or
-    not, but `sources` has only the archives written, and `segmented_content` is there if the segmented part is.
+    The numbers returned, and the digest of the segmented content, are those of the source without its defects, and of
+    all parts, written or not. `sources` has the archives written, as they were before defects were done to the files.
     """
     if unknown := set(defects) - set(DEFECTS):
         raise ValueError(f"unknown defects: {', '.join(sorted(unknown))}; there are: {', '.join(DEFECTS)}")
@@ -973,19 +617,23 @@ def write_source(
             raise ValueError(f"{segmented} segmented images, but only {len(segmented_ids)} polyps")
         unlabeled = 12 if unlabeled is None else unlabeled
     rows = make_rows(seed, images, labeled, segmented_ids, unlabeled)
-    rows = update(rows, seed, images, relabel, remove, add, add_segmented)
-
-    source = Source(Path(root), rows, tuple(parts), form, spelling, workers)
-    source.write()
+    changes = dict(relabel=relabel, remove=remove, add=add, add_segmented=add_segmented)
+    rows = update(rows, seed=seed, images=images, **changes)
+    source = Source(Path(root), rows, parts=tuple(parts), form=form, spelling=spelling, workers=workers)
     expected = expected_numbers(rows)
-    if form != "folder":
-        names = sorted({archive_name(part, form) for part in parts})
-        expected["sources"] = {name: fingerprint(source.root / name) for name in names}
     if "segmented" in parts:
         expected["segmented_content"] = content_digest(source.members["segmented"])
+    for name in filter(ROW_DEFECTS.get, defects):
+        source.set_rows(ROW_DEFECTS[name][1](source))
+    for name in filter(MEMBER_DEFECTS.get, defects):
+        MEMBER_DEFECTS[name][1](source)
+    source.write()
+    if form != "folder":
+        names = sorted({archive_name(part, form) for part in parts} & set(os.listdir(source.root)))
+        expected["sources"] = {name: fingerprint(source.root / name) for name in names}
+    for name in filter(ARCHIVE_DEFECTS.get, defects):
+        ARCHIVE_DEFECTS[name][1](source)
     (source.root / "expected.json").write_text(json.dumps(expected, indent=2) + "\n")
-    if defects:
-        spoil(source, defects)
     return expected
 
 

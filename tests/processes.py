@@ -4,6 +4,7 @@ Such a process has its own environment, caches, sessions and connections, and ca
 tenth as long where it waits for a busy Hub, and does not draw equal figures again.
 """
 
+import functools
 import hashlib
 import importlib
 import multiprocessing
@@ -78,6 +79,7 @@ def run(env, command, code, files):
 def drawn_once(draw):
     """`figures.draw`, which keeps what it drew in the folder $DRAWN, and draws the same of the same rows only once."""
 
+    @functools.wraps(draw)
     def draw_or_find(parts, example):
         if "DRAWN" not in os.environ:
             return draw(parts, example)

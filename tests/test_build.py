@@ -34,7 +34,7 @@ def test_the_real_segmented_part(real, tmp_path):
     import zipfile
 
     out = tmp_path / "out"
-    build(real, out, "--config", "segmented", expect=False)
+    build(real, out, "--config", "segmented", "--workers", "2", expect=False)
     assert verify([str(out)]) == 0
     rows = load_dataset(str(out), "segmented", split="train").cast_column("image", datasets.Image(decode=False))
     assert len(rows) == 1000
@@ -65,7 +65,7 @@ def full(real, tmp_path_factory):
     """All 111,079 images in tiny, with the true ids, labels and folds, built."""
     folder = tmp_path_factory.mktemp("full")
     write_source(folder / "source", images="tiny", true_ids=real)
-    build(folder / "source", folder / "out")
+    build(folder / "source", folder / "out", "--workers", "2")
     shutil.rmtree(folder / "source")
     return folder / "out"
 
@@ -127,7 +127,7 @@ def test_no_image_is_stored_twice(full):
     files = [str(path.relative_to(full)) for path in full.rglob("*.parquet")]
     labeled = sorted(f for f in files if f.startswith("data/labeled/"))
     for view in ("labeled", "tract", "category", "fold_2", "fold_5"):
-        taken = [f for pattern in VIEWS[view].values() for f in fnmatch.filter(files, pattern)]
+        taken = [f for pattern in VIEWS[view].splits.values() for f in fnmatch.filter(files, pattern)]
         assert sorted(taken) == labeled
 
 
@@ -163,7 +163,7 @@ def test_rows_are_in_the_order_of_their_ids(built):
 
 
 def test_workers_do_not_change_a_byte(source, built, tmp_path):
-    build(source, tmp_path / "out", "--workers", "1")
+    build(source, tmp_path / "out", "--workers", "2")
     assert tree(tmp_path / "out") == tree(built)
 
 
@@ -294,7 +294,7 @@ def test_streaming_one_row_ends_by_itself(config, built):
     done = run()
     if done.returncode == -signal.SIGABRT:
         done = run()
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(VIEWS[config]), done.stderr
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(VIEWS[config].splits), done.stderr
 
 
 def test_workers_end_with_a_killed_build(source, tmp_path):
@@ -370,7 +370,7 @@ def test_a_build_that_came_to_nothing_leaves_nothing_in_the_next(end, source, bu
         assert main(flags) == 1
     else:
         with monkeypatch.context() as patch:
-            patch.setattr("scripts.pipeline.build.settle", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr("hyper_kvasir.Problems.settle", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
                 main(flags)
     assert (out / ".building").exists()

@@ -152,8 +152,6 @@ def client_update(repo):
     api.delete_file("copy.parquet", repo, **dataset)
     refs = api.list_repo_refs(repo, **dataset)
     assert [ref.name for ref in refs.branches] == ["main", "try/it"] and [ref.name for ref in refs.tags] == ["v1.0.0"]
-    api.super_squash_history(repo, branch="try/it", **dataset)
-    assert len(api.list_repo_commits(repo, revision="try/it", **dataset)) == 1
     api.delete_branch(repo, branch="try/it", **dataset)
     request = api.create_commit(repo, adding({"note.txt": b"n"}), commit_message="pr", create_pr=True, **dataset)
     assert request.pr_num == 1 and "note.txt" in api.list_repo_files(repo, revision="refs/pr/1", **dataset)

@@ -428,7 +428,7 @@ def test_narrow_windows_and_both_schemes(visit, address):
     assert max(ends) <= 340, "no section is cut off"
 
 
-def test_forced_colours_leave_the_keys_of_the_layers(visit, address):
+def test_forced_colors_leave_the_keys_of_the_layers(visit, address):
     page = visit(address, forced_colors="active")
     kept = page.eval_on_selector_all(".key", "keys => keys.map(key => getComputedStyle(key).forcedColorAdjust)")
     assert len(kept) == 8 and set(kept) == {"none"}

@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
         action="append",
         metavar="NAME=TOKEN:ROLE[:ORG,...]",
         help="a user's token; roles: write, read, none (sees public repositories only). May be repeated. "
-        "Repositories are written to by the user of their namespace NAME, and by members of the organisation ORG. "
+        "Repositories are written to by the user of their namespace NAME, and by members of the organization ORG. "
         f"Without this flag: {' '.join(defaults)}",
     )
     parser.add_argument("--page-size", type=int, default=1000, help="entries per page of a listing (default: 1000)")

@@ -33,7 +33,7 @@ def client_settings(endpoint: str, token: str | None, home: str | Path | None, x
 class LoopbackHub:
     """A Hub on a free port of 127.0.0.1 with its state in `folder`; started and stopped as a context manager.
 
-    `tokens` maps user names to (token, role, "organisation,organisation"), whose repositories they write to;
+    `tokens` maps user names to (token, role, "organization,organization"), whose repositories they write to;
     `page_size` and `lfs_part_size` are the server's settings.
     After `kill()` or `stop()`, `start()` starts it again on the same folder and port.
     """

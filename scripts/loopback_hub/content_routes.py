@@ -53,8 +53,8 @@ async def commit(request: Request) -> JSONResponse:
     if request.query_params.get("create_pr"):
         number = repo.open_pull_request()
         branch, answer = f"refs/pr/{number}", {"pullRequestUrl": pull_request_url(request, repo, number)}
-    title, description = header["summary"], header.get("description") or ""
-    made = repo.commit(branch, changes, header.get("parentCommit"), title, description, user.name)
+    about = {"title": header["summary"], "message": header.get("description") or "", "author": user.name}
+    made = repo.commit(branch, changes, parent=header.get("parentCommit"), **about)
     url = f"{repo_url(request, repo.id)}/commit/{made.id}"
     return JSONResponse({"success": True, "commitOid": made.id, "commitUrl": url, **answer})
 

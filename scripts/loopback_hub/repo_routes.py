@@ -48,7 +48,7 @@ async def exchange_token(request: Request) -> JSONResponse:
 
 
 def named_repo(request: Request, body: dict) -> str:
-    """The repository that a body names; without an organisation it is the user's own."""
+    """The repository that a body names; without an organization it is the user's own."""
     return f"{body.get('organization') or hub_of(request).user(request).name}/{body['name']}"
 
 
@@ -153,13 +153,6 @@ def pull_request_url(request: Request, repo: Repo, number: int) -> str:
     return f"{repo_url(request, repo.id)}/discussions/{number}"
 
 
-async def super_squash(request: Request) -> JSONResponse:
-    hub = hub_of(request)
-    repo, body = hub.repo(request, write=True), await request.json()
-    made = repo.squash(param(request, "rev"), body.get("message") or "Super-squash", hub.user(request).name)
-    return JSONResponse({"commitOid": made.id})
-
-
 routes = [
     Route("/api/whoami-v2", whoami, name="whoami"),
     Route("/oauth/token", exchange_token, methods=["POST"], name="oauth_token"),
@@ -176,5 +169,4 @@ routes = [
     Route(f"{API}/branch/{{rev}}", delete_branch, methods=["DELETE"], name="delete_branch"),
     Route(f"{API}/discussions", create_discussion, methods=["POST"], name="create_pull_request"),
     Route(f"{API}/discussions/{{number:int}}", show_pull_request, name="pull_request"),
-    Route(f"{API}/super-squash/{{rev}}", super_squash, methods=["POST"], name="super_squash"),
 ]

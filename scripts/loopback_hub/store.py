@@ -204,21 +204,16 @@ class Repo:
             found = earlier
         return found
 
-    def commit(self, branch: str, changes: list, expected: str | None, title: str, message: str, author: str) -> Commit:
-        """Move a branch to a new commit; of several writers with the same `expected` head exactly one wins."""
+    def commit(
+        self, branch: str, changes: list, *, parent: str | None, title: str, message: str, author: str
+    ) -> Commit:
+        """Move a branch to a new commit; of several writers with the same `parent` exactly one wins."""
         with self.lock:
             ref = self.branch(branch)
             head = self.load_commit(self.refs[ref])
-            if expected and not head.id.startswith(expected):
+            if parent and not head.id.startswith(parent):
                 raise HubError(412, "A commit has happened since. Please refresh and try again.")
             commit = self.write_commit(head.id, title, message, author, apply_changes(head.files, changes))
-            self.save(refs={**self.refs, ref: commit.id})
-            return commit
-
-    def squash(self, branch: str, message: str, author: str) -> Commit:
-        with self.lock:
-            ref = self.branch(branch)
-            commit = self.write_commit(None, message, "", author, self.load_commit(self.refs[ref]).files)
             self.save(refs={**self.refs, ref: commit.id})
             return commit
 

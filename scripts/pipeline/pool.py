@@ -5,11 +5,13 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 
 
-def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool of `workers` processes."""
+def worker_pool(workers: int) -> Executor:
+    """A pool of `workers` processes. A single worker is a thread of this one, which needs no process."""
+    if workers == 1:
+        return ThreadPoolExecutor(1)
     # Forked, the workers need not import datasets again, which takes longer than some builds.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)

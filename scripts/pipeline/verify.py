@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import os
-import uuid
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,6 +23,8 @@ from scripts.pipeline.manifest import FILE, matching, part_of_path, read_manifes
 from scripts.pipeline.parquet import features_metadata
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.readers import does_not_load, stream_problems
+
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Check(NamedTuple):
@@ -158,7 +160,7 @@ def _check_schema(path, schema, part, problems):
 
 
 def _check_row(row, part):
-    if str(uuid.UUID(row["image_id"])) != row["image_id"]:
+    if not UUID.fullmatch(row["image_id"]):
         raise ValueError("not a uuid in lower case")
     for name, suffix in (("image", "jpg"), *((("mask", "png"), ("instances", "png")) if part == "segmented" else ())):
         if row[name]["path"] != f"{row['image_id']}.{suffix}":
