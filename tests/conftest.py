@@ -17,23 +17,47 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "source"
 
 
+def pytest_collection_modifyitems(items):
+    """Long groups first, so that no worker is left with one at the end."""
+    first = ["full", "versions", "real"]
+
+    def rank(item):
+        group = item.get_closest_marker("xdist_group")
+        return first.index(group.args[0]) if group else len(first)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """A datasets cache of this run's own, for this process and its children. Equal figures are drawn once a run."""
+    """A datasets cache of this run's own, for this process and its children."""
     import datasets
-
-    from scripts.pipeline import figures
-    from tests.processes import drawn_once
 
     folder = tmp_path_factory.mktemp("cache")
     os.environ["HF_HOME"] = str(folder)
-    drawn = tmp_path_factory.getbasetemp().parent / "drawn"  # for all workers of pytest
-    drawn.mkdir(exist_ok=True)
-    os.environ["DRAWN"] = str(drawn)
-    figures.draw = drawn_once(figures.draw)
     datasets.config.HF_DATASETS_CACHE = folder / "datasets"
     datasets.config.DOWNLOADED_DATASETS_PATH = folder / "downloads"
     datasets.disable_progress_bars()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sketched():
+    """The card's figures are sketches. What is about figures takes `drawn`."""
+    from scripts.pipeline import figures
+    from tests.processes import sketch
+
+    draw, figures.draw = figures.draw, sketch
+    yield draw
+    figures.draw = draw
+
+
+@pytest.fixture(scope="module")
+def drawn(sketched):
+    """The card's figures are drawn, in this process and those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scripts.pipeline.figures.draw", sketched)
+        patch.setenv("DRAW_FIGURES", "1")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -63,6 +87,14 @@ def built(source, tmp_path_factory):
     """The miniature built whole. Not to be changed: copy it."""
     folder = tmp_path_factory.mktemp("built") / "hyper-kvasir"
     build(source, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_built(real, tmp_path_factory):
+    """The real segmented part, built. Not to be changed: copy it. Its tests are the group "real"."""
+    folder = tmp_path_factory.mktemp("real") / "hyper-kvasir"
+    build(real, folder, "--config", "segmented", "--workers", "2", expect=False)
     return folder
 
 
@@ -104,24 +136,10 @@ def xet_publisher(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def v1(tmp_path_factory):
+def everything(tmp_path_factory):
     from tests.publisher import folder_of
 
-    return folder_of(tmp_path_factory, "v1")
-
-
-@pytest.fixture(scope="session")
-def relabeled(tmp_path_factory):
-    from tests.publisher import folder_of
-
-    return folder_of(tmp_path_factory, "relabeled", relabel=2)
-
-
-@pytest.fixture(scope="session")
-def added(tmp_path_factory):
-    from tests.publisher import folder_of
-
-    return folder_of(tmp_path_factory, "added", relabel=2, add=3)
+    return folder_of(tmp_path_factory, "everything")
 
 
 @pytest.fixture(scope="session")
@@ -129,6 +147,28 @@ def small(tmp_path_factory):
     from tests.publisher import folder_of
 
     return folder_of(tmp_path_factory, "small", configs=["segmented", "unlabeled"])
+
+
+@pytest.fixture(scope="session")
+def v1(tmp_path_factory):
+    """The first of three versions, of some configs."""
+    from tests.publisher import SOME, folder_of
+
+    return folder_of(tmp_path_factory, "v1", configs=SOME)
+
+
+@pytest.fixture(scope="session")
+def relabeled(tmp_path_factory):
+    from tests.publisher import SOME, folder_of
+
+    return folder_of(tmp_path_factory, "relabeled", configs=SOME, relabel=2)
+
+
+@pytest.fixture(scope="session")
+def added(tmp_path_factory):
+    from tests.publisher import SOME, folder_of
+
+    return folder_of(tmp_path_factory, "added", configs=SOME, relabel=2, add=3)
 
 
 @pytest.fixture

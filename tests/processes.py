@@ -1,21 +1,22 @@
 """Runs commands as processes of their own that are forked off a server, which has imported what they import.
 
 Such a process has its own environment, caches, sessions and connections, and can be killed. It starts sooner, waits a
-tenth as long where it waits for a busy Hub, and does not draw equal figures again.
+tenth as long where it waits for a busy Hub, and sketches the card's figures unless $DRAW_FIGURES is set.
 """
 
-import functools
 import hashlib
 import importlib
+import io
 import multiprocessing
 import os
-import pickle
 import runpy
 import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from PIL import Image
 
 from scripts.loopback_hub.client import PROJECT
 
@@ -32,6 +33,10 @@ class Process:
         arguments = (env, [str(argument) for argument in command or []], code, self.files)
         self.process = forkserver.Process(target=run, args=arguments)
         self.process.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     def poll(self) -> int | None:
         """The exit code, None while it runs."""
@@ -68,7 +73,8 @@ def run(env, command, code, files):
     sleep = time.sleep
     time.sleep = lambda seconds: sleep(seconds / 10)
     figures = importlib.import_module("scripts.pipeline.figures")
-    figures.draw = drawn_once(figures.draw)
+    if "DRAW_FIGURES" not in os.environ:
+        figures.draw = sketch
     if code is not None:
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     else:
@@ -76,33 +82,17 @@ def run(env, command, code, files):
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 
-def drawn_once(draw):
-    """`figures.draw`, which keeps what it drew in the folder $DRAWN, and draws the same of the same rows only once."""
+def sketch(parts: dict, example) -> list:
+    """Stands in for `figures.draw`, which takes seconds: figures of a few pixels, others where the data are others."""
+    figures = sys.modules["scripts.pipeline.figures"]
+    names = ["findings", "class_balance", "folds"] if "labeled" in parts else []
+    names += ["polyps", "objects", "heat_maps", "agreement"] if "segmented" in parts else []
+    digest = hashlib.sha512(repr(parts).encode()).digest()
 
-    @functools.wraps(draw)
-    def draw_or_find(parts, example):
-        if "DRAWN" not in os.environ:
-            return draw(parts, example)
-        place = Path(os.environ["DRAWN"], hashlib.sha256(repr(parts).encode()).hexdigest())
-        if place.exists():
-            seen, figures = pickle.loads(place.read_bytes())
-            if all(digest(example(*row)) == wanted for row, wanted in seen.items()):
-                return figures
-        seen = {}
+    def sketched(name):
+        buffer, kind = io.BytesIO(), "jpg" if name in ("findings", "polyps") else "png"
+        image = Image.frombytes("RGB", (5, 4), hashlib.sha512(digest + name.encode()).digest()[:60])
+        image.save(buffer, "JPEG" if kind == "jpg" else "PNG", quality=100)
+        return figures.Figure(name, f"assets/{name}.{kind}", f"A sketch of {name}", buffer.getvalue())
 
-        def noted(part, image_id):
-            row = example(part, image_id)
-            seen[part, image_id] = digest(row)
-            return row
-
-        figures = draw(parts, noted)
-        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
-            pickle.dump((seen, figures), file)
-        os.replace(file.name, place)
-        return figures
-
-    return draw_or_find
-
-
-def digest(row):
-    return hashlib.sha256(repr(row).encode()).hexdigest()
+    return [sketched(name) for name in [*names, "sizes"]]

@@ -16,6 +16,7 @@ from tests.processes import Process
 
 REPO = "ns/hyper-kvasir"
 STRANGER_TOKEN = "hf_loopback_stranger"  # may write, but not to repositories of "ns"
+SOME = ["labeled", "segmented", "fold_5"]  # configs
 VERSIONS = ["1.0.0", "1.0.1", "1.1.0", "1.1.1", "2.0.0", "2.0.1", "3.0.0"]
 
 
@@ -125,6 +126,7 @@ def load(publisher, revision, configs=VIEWS):
 
 
 def local(folder, configs=VIEWS):
+    """As `load`, of a built folder."""
     from datasets import load_dataset
 
     found = {}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -18,25 +19,26 @@ from datasets import load_dataset
 from hyper_kvasir import CONFIGS, FINDINGS, OFFICIAL, TAXONOMY, VIEWS, Expected
 from scripts.build import main
 from scripts.verify import main as verify
-from tests.conftest import ROOT, build, tree
+from tests.conftest import build, tree
 from tests.fake_source import write_source
+from tests.processes import Process
 
 
-def command_for(source, out, *arguments):
-    command = [sys.executable, "-m", "scripts.build", "--source", source, "--out", out]
-    return [str(part) for part in [*command, "--expect", source / "expected.json", *arguments]]
+def start(source, out):
+    """A build in a process of its own."""
+    return Process(
+        dict(os.environ), ["scripts.build", "--source", source, "--out", out, "--expect", source / "expected.json"]
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- real data
 
 
-def test_the_real_segmented_part(real, tmp_path):
-    import zipfile
-
-    out = tmp_path / "out"
-    build(real, out, "--config", "segmented", "--workers", "2", expect=False)
-    assert verify([str(out)]) == 0
-    rows = load_dataset(str(out), "segmented", split="train").cast_column("image", datasets.Image(decode=False))
+@pytest.mark.slow
+@pytest.mark.xdist_group("real")
+def test_the_real_segmented_part(real, real_built):
+    assert verify([str(real_built)]) == 0
+    rows = load_dataset(str(real_built), "segmented", split="train").cast_column("image", datasets.Image(decode=False))
     assert len(rows) == 1000
     assert sum(len(objects["id"]) for objects in rows["objects"]) == 1071
     archive = zipfile.ZipFile(real / "hyper-kvasir-segmented-images.zip")
@@ -70,6 +72,7 @@ def full(real, tmp_path_factory):
     return folder / "out"
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("full")
 def test_every_published_number(full):
     """The numbers of FACTS.md, typed here once more on purpose, out of load_dataset on the built folder."""
@@ -110,6 +113,7 @@ def test_every_published_number(full):
     assert len(set(ids["labeled"]) | set(ids["unlabeled"])) == 110079
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("full")
 def test_the_full_folder_verifies(full, capsys):
     from hyper_kvasir import FINDINGS
@@ -119,6 +123,7 @@ def test_the_full_folder_verifies(full, capsys):
     assert "all good" in said and all(f"finding {name} " in said for name in FINDINGS)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("full")
 def test_no_image_is_stored_twice(full):
     """All views of the labeled images are globs over the same files; each file is in one split of each."""
@@ -229,14 +234,12 @@ def test_a_build_killed_at_any_moment_goes_on_where_it_was(source, built, tmp_pa
     """
     chance, out, killed = random.Random(7), tmp_path / "out", 0
     for wanted in sorted(chance.sample(range(1, 43), 8)) + [43, 43]:
-        process = subprocess.Popen(command_for(source, out), cwd=ROOT, stderr=subprocess.DEVNULL)
+        process = start(source, out)
         while process.poll() is None and len(list(out.rglob("*.parquet"))) < wanted:
             time.sleep(0.001)
         time.sleep(chance.uniform(0, 0.05))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait()
+        killed += process.poll() is None
+        process.kill()
         if (out / "manifest.json").exists():
             assert len(list(out.glob("data/**/*.parquet"))) == 43, "looks finished"
     assert killed >= 5
@@ -245,12 +248,8 @@ def test_a_build_killed_at_any_moment_goes_on_where_it_was(source, built, tmp_pa
 
 
 def test_two_builds_into_one_folder_do_not_mix(source, built, tmp_path):
-    processes = [
-        subprocess.Popen(command_for(source, tmp_path / "out"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate()[1] for process in processes]
-    ends = [process.returncode for process in processes]
+    processes = [start(source, tmp_path / "out") for _ in range(2)]
+    ends, _, said = zip(*(process.end() for process in processes))
     assert 0 in ends, said
     for end, text in zip(ends, said):  # the second waits some seconds for the first
         assert end == 0 or "another build is writing to it; wait for it" in text, text
@@ -271,16 +270,17 @@ def test_the_official_numbers_are_those_of_the_taxonomy():
 
 
 STREAM = """
-import os, sys, time
+import sys
 from datasets import load_dataset, get_dataset_split_names
-for split in get_dataset_split_names(sys.argv[1], sys.argv[2]):
-    row = next(iter(load_dataset(sys.argv[1], sys.argv[2], split=split, streaming=True)))
-    print(split, row["image_id"], row["image"].size)
+for config in sys.argv[2:]:
+    for split in get_dataset_split_names(sys.argv[1], config):
+        row = next(iter(load_dataset(sys.argv[1], config, split=split, streaming=True)))
+        print(config, split, row["image_id"], row["image"].size)
 """
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_streaming_one_row_ends_by_itself(config, built):
+@pytest.mark.parametrize("configs", [["segmented"], [config for config in CONFIGS if config != "segmented"]])
+def test_streaming_one_row_ends_by_itself(configs, built):
     """A Parquet file of several row groups makes the program hang at its end (apache/arrow#45214).
 
     Whatever the files, a program that ends right after streaming is aborted now and then on a busy machine (3 of some
@@ -288,17 +288,18 @@ def test_streaming_one_row_ends_by_itself(config, built):
     """
 
     def run():
-        command = [sys.executable, "-c", STREAM, str(built), config]
+        command = [sys.executable, "-c", STREAM, str(built), *configs]
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     done = run()
     if done.returncode == -signal.SIGABRT:
         done = run()
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(VIEWS[config].splits), done.stderr
+    rows = sum(len(VIEWS[config].splits) for config in configs)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == rows, done.stderr
 
 
 def test_workers_end_with_a_killed_build(source, tmp_path):
-    process = subprocess.Popen(command_for(source, tmp_path / "out"), cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = start(source, tmp_path / "out")
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
         pytest.skip("no /proc to find the workers in")
@@ -306,14 +307,16 @@ def test_workers_end_with_a_killed_build(source, tmp_path):
     while process.poll() is None and not workers:
         workers = [int(pid) for pid in children.read_text().split()]
     process.kill()
-    process.wait()
-    time.sleep(2)
     assert workers, "the build ended before a worker was seen"
-    assert not [pid for pid in workers if os.path.exists(f"/proc/{pid}/cmdline") and _alive(pid)]
+    end = time.monotonic() + 5
+    while any(map(_alive, workers)):
+        assert time.monotonic() < end, "workers still run"
+        time.sleep(0.1)
 
 
 def _alive(pid):
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def test_a_build_cut_off_while_the_card_is_drawn_keeps_other_configs(source, tmp_path, monkeypatch):

@@ -50,8 +50,9 @@ def test_what_the_ecosystem_expects():
         assert sum(split.num_examples for split in info.splits.values()) == total
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("file_format", ["arrow", "parquet"])
+@pytest.mark.parametrize(
+    "config, file_format", [(config, "arrow") for config in CONFIGS] + [("segmented", "parquet"), ("fold_2", "parquet")]
+)
 def test_prepared_rows_are_those_of_the_built_folder(config, file_format, source, built, tmp_path):
     made = builder(config, source, cache_dir=str(tmp_path))
     made.download_and_prepare(file_format=file_format, num_proc=2)

@@ -41,15 +41,22 @@ from scripts.pipeline.card import (
 from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.manifest import make_manifest, manifest_text, read_manifest
 from tests.conftest import sha256_of, tree
+from tests.processes import sketch
 
 SEGMENTED = "data/segmented/00.parquet"
 LABELED = "data/labeled/lower-gi-tract/pathological-findings/fold2-0_fold5-0_00.parquet"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_drawn(drawn):
+    """This is about the figures, too."""
 
 
 @pytest.fixture(scope="module")
 def carded(built, tmp_path_factory):
     """The miniature with its card. Not to be changed: copy it."""
     folder = shutil.copytree(built, tmp_path_factory.mktemp("carded") / "folder")
+    (folder / "README.md").unlink()  # has sketches
     assert main([str(folder)]) == 0
     return folder
 
@@ -59,22 +66,10 @@ def folder(carded, tmp_path):
     return shutil.copytree(carded, tmp_path / "folder")
 
 
-@pytest.fixture(scope="module")
-def drawings():
-    """The names and formats of all figures."""
-    kinds = {"findings": "jpg", "polyps": "jpg"}
-    names = ("findings", "class_balance", "folds", "polyps", "sizes", "objects", "heat_maps", "agreement")
-    return {name: f"assets/{name}.{kinds.get(name, 'png')}" for name in names}
-
-
 @pytest.fixture
-def undrawn(monkeypatch, drawings):
+def undrawn(monkeypatch):
     """Figures that take no time."""
-
-    def draw(parts, example):
-        return [figures.Figure(name, path, f"Shows {name}", b"") for name, path in drawings.items()]
-
-    monkeypatch.setattr(figures, "draw", draw)
+    monkeypatch.setattr(figures, "draw", sketch)
 
 
 @pytest.fixture(scope="module")
@@ -647,13 +642,11 @@ def one_of_each(folder):
     return lambda part, image_id: first(part)
 
 
-def test_real_segmented_part(real, tmp_path, unencoded):
+@pytest.mark.slow
+@pytest.mark.xdist_group("real")
+def test_real_segmented_part(real_built):
     """The numbers that are known of the true masks and boxes."""
-    from scripts.build import main as build
-
-    out = tmp_path / "out"
-    assert build(["--source", str(real), "--out", str(out), "--config", "segmented", "--workers", "2"]) == 0
-    text, summary = readme(out), stats.read_stats(str(out))[SEGMENTED]
+    text, summary = readme(real_built), stats.read_stats(str(real_built))[SEGMENTED]
     for fact in (
         "| `segmented` | 1,000 | polyps with a mask, 1,063 instances and 1,071 boxes |",
         *OBJECT_FACTS,

@@ -14,50 +14,44 @@ from scripts.pipeline import build as build_module
 from scripts.pipeline.hub import PublishError
 from scripts.pipeline.publish import Published, check_repository
 from scripts.publish import main, parse
-from tests.conftest import build, tree
+from tests.conftest import tree
 from tests.fake_source import write_source
-from tests.publisher import REPO, STRANGER_TOKEN, Publisher, folder_of, load, local, upload_file
+from tests.publisher import REPO, SOME, STRANGER_TOKEN, Publisher, folder_of, load, local, upload_file
+
+pytestmark = pytest.mark.slow
 
 
-def test_publish_load_pin_and_update_twice(publisher, v1, relabeled, added):
-    said = publisher.ok(v1, "1.0.0")
-    assert "published v1.0.0" in said
+def test_every_config_is_published_and_loads(publisher, everything):
+    assert "published v1.0.0" in publisher.ok(everything, "1.0.0")
     files, head, tags, titles = publisher.published()
     assert tags == {"v1.0.0": head} and titles.count("HyperKvasir 1.0.0") == 1
-    assert set(files) == {".gitattributes", *(str(p) for p in tree(v1))}
-    assert load(publisher, "main") == load(publisher, "v1.0.0") == local(v1)
-
+    assert set(files) == {".gitattributes", *tree(everything)}
+    assert load(publisher, "main") == local(everything)
     publisher.hub.reset()
-    assert "nothing changed since v1.0.0" in publisher.ok(v1, "1.0.1")
+    assert "nothing changed since v1.0.0" in publisher.ok(everything, "1.0.1")
     uploaded = publisher.hub.counters()["uploaded"]
     assert not any(uploaded.values()), uploaded
 
+
+def test_update_twice_and_pin(publisher, v1, relabeled, added):
+    publisher.ok(v1, "1.0.0")
+    before = publisher.published()[0]
+    publisher.hub.reset()
     said = publisher.ok(relabeled, "2.0.0")
     assert re.search(r"all together +\d+ +[2-9] +[0-9] ", said), said
+    after, uploaded = publisher.published()[0], publisher.hub.counters()["uploaded"]
+    changed = [path for path in after if after[path] != before.get(path)]
+    assert 1 <= len([path for path in changed if path.endswith(".parquet")]) <= 4
+    assert 0 < uploaded["xorbs"] + uploaded["lfs"] <= sum((relabeled / path).stat().st_size for path in changed)
     publisher.ok(added, "3.0.0")
-    assert load(publisher, "v1.0.0") == local(v1)
-    assert load(publisher, "v2.0.0") == local(relabeled)
-    assert load(publisher, "v3.0.0") == load(publisher, "main") == local(added)
-    _, _, _, titles = publisher.published()
-    assert titles[:3] == ["HyperKvasir 3.0.0", "HyperKvasir 2.0.0", "HyperKvasir 1.0.0"]
-
+    for revision, folder in (("v1.0.0", v1), ("v2.0.0", relabeled), ("v3.0.0", added), ("main", added)):
+        assert load(publisher, revision, SOME) == local(folder, SOME)
+    assert publisher.published()[3][:3] == ["HyperKvasir 3.0.0", "HyperKvasir 2.0.0", "HyperKvasir 1.0.0"]
     for said in publisher.said:
         assert WRITE_TOKEN not in said and READ_TOKEN not in said
     for path in publisher.home.parent.rglob("*"):  # every log and file of the run, the clients' caches too
         if path.is_file():
             assert WRITE_TOKEN.encode() not in path.read_bytes(), path
-
-
-def test_only_files_that_changed_are_sent(xet_publisher, v1, relabeled):
-    xet_publisher.ok(v1, "1.0.0")
-    before, _, _, _ = xet_publisher.published()
-    xet_publisher.hub.reset()
-    xet_publisher.ok(relabeled, "2.0.0")
-    after, _, _, _ = xet_publisher.published()
-    changed = [path for path in after if after[path] != before.get(path)]
-    assert 1 <= len([path for path in changed if path.endswith(".parquet")]) <= 4
-    uploaded = xet_publisher.hub.counters()["uploaded"]
-    assert uploaded["xorbs"] + uploaded["lfs"] <= sum((relabeled / path).stat().st_size for path in changed)
 
 
 def test_refusals(xet_publisher, v1, relabeled, added, tmp_path):
@@ -174,11 +168,17 @@ def test_a_killed_publication_goes_on_and_sends_nothing_twice(publisher, v1):
 # --------------------------------------------------------------------------------------------------- from the archive
 
 
+def flags_for(source, *configs, upload=True):
+    """Of a publication straight from the archives."""
+    flags = ["--source", source, "--expect", source / "expected.json", *(["--build-and-upload"] if upload else [])]
+    return flags + [flag for config in configs for flag in ("--config", config)]
+
+
 def test_from_the_archive_only_changed_parts_are_built(xet_publisher, v1, relabeled, tmp_path):
     xet_publisher.ok(v1, "1.0.0")
     source = relabeled.parent / "source"
     before = xet_publisher.published()[0]
-    flags = ["--source", source, "--build-and-upload", "--expect", source / "expected.json"]
+    flags = flags_for(source, *SOME)
     work = tmp_path / "work"
     xet_publisher.refused("v1.0.0 is tagged", work, "1.0.0", *flags, "--branch", "next", expect=False)
     xet_publisher.refused("too small a step: 2 rows changed", work, "1.0.1", *flags, expect=False)
@@ -189,7 +189,7 @@ def test_from_the_archive_only_changed_parts_are_built(xet_publisher, v1, relabe
     assert re.search(r"all together +\d+ +[2-9] +[0-9] ", said), said
     assert list(work.iterdir()) == []
     sent = xet_publisher.hub.counters()["uploaded"]
-    assert load(xet_publisher, "v2.0.0") == local(relabeled)
+    assert load(xet_publisher, "v2.0.0", SOME) == local(relabeled, SOME)
     files, _, _, _ = xet_publisher.published()
     wanted = json.loads((relabeled / "manifest.json").read_text())["files"]
     assert {path: files[path] for path in wanted} == {path: entry["sha256"] for path, entry in wanted.items()}
@@ -199,14 +199,13 @@ def test_from_the_archive_only_changed_parts_are_built(xet_publisher, v1, relabe
 
 
 def test_from_the_archive_into_a_new_repository(xet_publisher, v1, tmp_path):
-    source = v1.parent / "source"
-    flags = ["--source", source, "--build-and-upload", "--expect", source / "expected.json"]
+    flags = flags_for(v1.parent / "source", *SOME)
     xet_publisher.start_and_kill(tmp_path / "work", "1.0.0", *flags, expect=False)
     assert not list((tmp_path / "work").rglob("*.parquet"))
     sent = xet_publisher.hub.counters()["uploaded"]
     xet_publisher.ok(tmp_path / "work", "1.0.0", *flags, expect=False)
     assert xet_publisher.hub.counters()["uploaded"]["xorbs"] == sent["xorbs"] > 0
-    assert load(xet_publisher, "v1.0.0") == local(v1)
+    assert load(xet_publisher, "v1.0.0", SOME) == local(v1, SOME)
     assert "nothing changed" in xet_publisher.ok(tmp_path / "work", "1.0.1", *flags, expect=False)
 
 
@@ -232,7 +231,7 @@ def test_one_part_from_the_archive_beside_another_that_is_published(xet_publishe
     p.ok(folder_of(tmp_path_factory, "seg", configs=["segmented"]), "1.0.0")
     write_source(source, images="tiny")
     (source / "hyper-kvasir-segmented-images.zip").unlink()
-    flags = ["--source", source, "--config", "unlabeled", "--expect", source / "expected.json", "--build-and-upload"]
+    flags = flags_for(source, "unlabeled")
     p.ok(tmp_path / "work", "1.1.0", *flags, expect=False)
     found = load(p, "v1.1.0", ["segmented", "unlabeled"])
     assert len(found["segmented"]["train"]) == 6 and len(found["unlabeled"]["train"]) == 12
@@ -248,15 +247,15 @@ def test_a_part_that_would_contradict_a_published_one_is_refused(xet_publisher, 
     one, other = next((i, j) for i in rows for j in range(1, len(lines)) if lines[i][-1] != lines[j][-1])
     lines[one], lines[other] = lines[one][:-1] + lines[other][-1], lines[other][:-1] + lines[one][-1]
     (source / "2_fold_split.csv").write_text("\n".join(lines) + "\n")
-    flags = ["--source", source, "--config", "labeled", "--expect", source / "expected.json"]
+    flags = flags_for(source, "labeled", upload=False)
     p.refused("has another fold_2 in data/labeled", tmp_path / "work", "2.0.0", *flags, expect=False)
 
 
-def test_a_stray_file_among_the_data_is_refused_before_anything_is_sent(xet_publisher, small, v1):
+def test_a_stray_file_among_the_data_is_refused_before_anything_is_sent(xet_publisher, small, everything):
     xet_publisher.ok(small, "1.0.0")
     upload_file(xet_publisher, "data/unlabeled/more.parquet")
     xet_publisher.hub.reset()
-    xet_publisher.refused("more.parquet, which is not of this dataset; remove it", v1, "1.1.0")
+    xet_publisher.refused("more.parquet, which is not of this dataset; remove it", everything, "1.1.0")
     assert not any(xet_publisher.hub.counters()["uploaded"].values())
 
 
@@ -286,8 +285,7 @@ def test_what_was_changed_by_hand_on_the_hub_is_noticed(xet_publisher, small, tm
     p.ok(small, "1.0.1")
     assert "README.md" in p.published()[0]
     p.api.delete_file("data/segmented/00.parquet", REPO, repo_type="dataset")
-    source = small.parent / "source"
-    flags = ["--source", source, "--config", "unlabeled", "--expect", source / "expected.json"]
+    flags = flags_for(small.parent / "source", "unlabeled", upload=False)
     p.refused(
         "data/segmented/00.parquet of 1.0.1: removed .*: take that commit back, or publish those parts too",
         *(tmp_path / "work", "1.1.0", *flags),
@@ -300,7 +298,7 @@ def test_what_was_changed_by_hand_on_the_hub_is_noticed(xet_publisher, small, tm
 
 def test_a_source_that_is_refused_leaves_no_repository(xet_publisher, tmp_path):
     write_source(tmp_path / "bad", images="tiny", parts=["segmented"], defects=["bad_crc"])
-    flags = ["--source", tmp_path / "bad", "--config", "segmented", "--expect", tmp_path / "bad/expected.json"]
+    flags = flags_for(tmp_path / "bad", "segmented", upload=False)
     xet_publisher.refused("CRC", tmp_path / "work", "1.0.0", *flags, "--build-and-upload", expect=False)
     assert not xet_publisher.api.repo_exists(REPO, repo_type="dataset")
     said = xet_publisher.run(tmp_path / "work", "1.0.0", *flags, "--dry-run", token=None, expect=False)[1]
@@ -337,10 +335,11 @@ def test_what_cannot_be_meant_is_said_at_once(tmp_path, capsys, monkeypatch):
 # --------------------------------------------------------------------------------------- the real segmented part
 
 
-def test_the_real_segmented_part(xet_publisher, real, tmp_path):
-    folder = tmp_path / "real"
-    build(real, folder, "--config", "segmented", expect=False)
-    xet_publisher.ok(folder, "1.0.0", expect=False)
+@pytest.mark.slow
+@pytest.mark.xdist_group("real")
+def test_the_real_segmented_part(xet_publisher, real_built):
+    xet_publisher.settings["DRAW_FIGURES"] = "1"
+    xet_publisher.ok(real_built, "1.0.0", expect=False)
     found = xet_publisher.python(f"""
 import json
 from datasets import load_dataset

@@ -110,7 +110,7 @@ def test_every_defect_is_tested():
 
 @pytest.mark.parametrize("form, defect", [("zip", d) for d in REFUSED] + [("folder", d) for d in IN_A_FOLDER])
 def test_a_defect(form, defect, tmp_path, capsys):
-    """It is refused by name. Without checks, damage is refused as well, and what else is missing is told and left out."""
+    """It is refused by name. Without checks, damage is refused as well; of the rest it is said that it is missing."""
     part, message = REFUSED[defect]
     write_source(tmp_path / "source", images="tiny", form=form, parts=parts_with(part), defects=[defect])
     arguments = arguments_for(tmp_path, part)

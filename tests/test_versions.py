@@ -22,7 +22,7 @@ NEEDS = {
 }
 SCRIPTS_RUN = ["2.21.0", "3.6.0"]
 
-pytestmark = pytest.mark.xdist_group("versions")  # each is installed once
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("versions")]  # each is installed once
 
 
 @pytest.fixture(scope="module", params=NEEDS)
