@@ -79,6 +79,7 @@ def run(env, command, code, files):
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     else:
         sys.argv = list(command)
+        sys.modules.pop(command[0], None)  # to be run, not imported
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 

@@ -38,7 +38,7 @@ def test_update_twice_and_pin(publisher, v1, relabeled, added):
     before = publisher.published()[0]
     publisher.hub.reset()
     said = publisher.ok(relabeled, "2.0.0")
-    assert re.search(r"all together +\d+ +[2-9] +[0-9] ", said), said
+    assert re.search(r"labeled +\d+ +[2-9] +[0-9] ", said), said
     after, uploaded = publisher.published()[0], publisher.hub.counters()["uploaded"]
     changed = [path for path in after if after[path] != before.get(path)]
     assert 1 <= len([path for path in changed if path.endswith(".parquet")]) <= 4

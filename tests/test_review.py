@@ -478,6 +478,7 @@ def test_a_broken_folder_is_shown_as_far_as_it_goes(visit, folder, tmp_path):
     page.select_option("#agreement", "problem")
     assert {rows[3]["image_id"]} <= set(shown_ids(page)) < {row["image_id"] for row in rows}
     page.click(f"#problems a[href='#image-{rows[3]['image_id']}']")
+    page.wait_for_selector("#large-facts h2")
     assert "unreadable" in page.inner_text("#large-facts") and "✓" not in page.inner_text("#large-facts")
 
 
