@@ -10,11 +10,11 @@ The module has two halves. I, the dataset: what it is, and the builder. II, its 
 and read. How the dataset gets to people (building a Hub repository, verifying, publishing) is in `scripts/`.
 
 This one file is also a loading script, by its path, for datasets 2.x and 3.x. Their loader sets these rules:
-- It scans the file line by line for imports, so each import is a plain one on a line of its own, at column 0. One in a
-  `try` must be of a package that is declared or optional.
-- It copies no sibling but one imported by `from .x import`, which a top-level module cannot do. So the module stays one
-  file, and imports nothing of this project.
-- Python is 3.8 there: no newer syntax, and annotations are evaluated when the module is imported.
+- It scans the file line by line for imports, so every import is plain, on its own line, at column 0. An import inside a
+  `try` is indented, so the loader does not see it: its package must be optional.
+- It copies a sibling only for `from .x import`, which a top-level module cannot use. So the module stays one file, and
+  imports nothing of this project.
+- It runs on Python 3.8: no newer syntax, and annotations are evaluated when the module is imported.
 
 Facts are from the official archives, https://datasets.simula.no/hyper-kvasir/, and the paper,
 https://doi.org/10.1038/s41597-020-00622-y.
@@ -140,12 +140,12 @@ class View(NamedTuple):
     """A config: the rows of a part, one split for each value of a column.
 
     Every view is a glob over the stored files, so that no image is stored twice: a labeled file is a cell of the grid
-    tract x category x fold. The globs choose the rows of this builder, and stand in the card's `configs:`.
+    tract x category x fold. The globs choose the rows of this builder, and appear in the card's `configs:`.
     """
 
     part: str
     description: str
-    files: str  # the glob of a split's files, "{}" standing for its value
+    files: str  # the glob of a split's files, with "{}" for its value
     column: Optional[str] = None  # whose values are the splits; None: one split of all rows
     values: Sequence[Any] = ("train",)  # class names or folds, in the order of their numbers in the column
 
@@ -208,7 +208,7 @@ _SPLITS = (
 
 
 class OfficialFile(NamedTuple):
-    """A file of the owners: its addresses in order of preference, and its size in bytes and sha256 where known."""
+    """A file that the owners publish: its addresses, best first, and its size in bytes and sha256 where known."""
 
     name: str
     addresses: Tuple[str, ...]
@@ -249,8 +249,8 @@ FULL_ARCHIVE = "hyper-kvasir.zip"  # all parts side by side, and the videos, whi
 class Expected:
     """The numbers that a source and a built folder are checked against.
 
-    `OFFICIAL` is the published dataset. A miniature for tests, or a corrected release, brings its own in a JSON file of
-    the same fields. `sources` is {file: {"bytes": int, "sha256": str}}; `segmented_content` is the "content" of
+    `OFFICIAL` is the published dataset. A miniature for tests, or a corrected release, brings its own, in a JSON file
+    with the same fields. `sources` is {file: {"bytes": int, "sha256": str}}; `segmented_content` is the "content" of
     `Part.fingerprint`.
     """
 
@@ -363,7 +363,7 @@ def features_of(config: str) -> datasets.Features:
 
 @dataclasses.dataclass
 class HyperKvasirConfig(datasets.BuilderConfig):
-    """`expected`: a JSON file of the numbers to check against in place of the official ones; see `Expected`."""
+    """`expected`: a JSON file of numbers to check against instead of the official ones; see `Expected`."""
 
     expected: Optional[str] = None
 
@@ -458,7 +458,7 @@ class HyperKvasir(datasets.ArrowBasedBuilder):
             self._checks = False
 
     def _unchecked(self):
-        """Lies beside what was prepared without checks, so that it is not taken for checked when found in the cache."""
+        """Marks what was prepared without checks, so that it is not taken for checked when found in the cache."""
         return posixpath.join(str(self._output_dir), ".unchecked")
 
 
@@ -475,13 +475,13 @@ class Problem(NamedTuple):
 
 
 class Problems:
-    """What is wrong with a source, collected as it is found. Knows its place, with which every text begins."""
+    """What is wrong with a source, collected as it is found. Knows where it is, and begins every text with that."""
 
     def __init__(self, place: str = "", found: Optional[List[Problem]] = None):
         self.place, self.found = place, [] if found is None else found
 
     def at(self, place) -> "Problems":
-        """The same collection, at a place inside of this one."""
+        """The same collection, at a place inside this one."""
         return Problems(f"{self.place}: {place}" if self.place else str(place), self.found)
 
     def add(self, text: str, waivable: bool = False) -> None:
@@ -489,13 +489,13 @@ class Problems:
         self.found.append(Problem(f"{self.place}: {text}" if self.place else text, waivable))
 
     def extend(self, texts: Sequence[str]) -> None:
-        """Adds problems that tell their place themselves, e.g. those of a SourceError. None can be waived."""
+        """Adds problems that name their own place, e.g. those of a SourceError. None can be waived."""
         self.found += [Problem(text) for text in texts]
 
     def settle(self, checks: bool) -> List[str]:
         """Raises SourceError with all problems; with `checks` off, only if one cannot be waived.
 
-        Returns what was waived, to be told to the user.
+        Returns what was waived, for the user to be told.
         """
         found = list(dict.fromkeys(self.found))
         texts = [problem.text for problem in found]
@@ -505,7 +505,7 @@ class Problems:
 
 
 class SourceError(ValueError):
-    """The source cannot be used as it is; `problems` (a list of str) says all that was found."""
+    """The source cannot be used as it is; `problems`, a list of str, says all that is wrong."""
 
     def __init__(self, problems: Sequence[str]):
         super().__init__(list(problems))
@@ -556,9 +556,9 @@ class Archive:
     def list(self, part: str, problems: Problems, with_crcs: bool = False) -> Dict[str, Member]:
         """Members of a part by their path below its folder, e.g. "images/<uuid>.jpg" of "segmented-images/".
 
-        Clutter of operating systems is passed over. What makes a member unsafe or unreadable goes to `problems`. A zip
-        lists CRCs; the files of a folder are read once for theirs, if asked `with_crcs`. Raises SourceError where
-        nothing can be listed.
+        Files that operating systems leave behind are skipped. What makes a member unsafe or unreadable goes to
+        `problems`. A zip lists CRCs; the files of a folder are read once for theirs, if asked `with_crcs`. Raises
+        SourceError where nothing can be listed.
         """
         raise NotImplementedError
 
@@ -577,11 +577,11 @@ class Archive:
         raise NotImplementedError
 
     def known(self) -> dict:
-        """What is known without reading it: {"file"}, of a zip also "bytes"."""
+        """What is known without reading it: {"file"}, and of a zip "bytes"."""
         return {"file": self.file}
 
     def fingerprint(self) -> dict:
-        """What tells it from another: `known`, of a zip also "sha256". Reads a zip whole, at some 1.3 GB a second."""
+        """What tells it from another: `known`, and of a zip "sha256". Reads a zip whole, at some 1.3 GB a second."""
         return self.known()
 
     def state(self, part: str) -> List[tuple]:
@@ -638,9 +638,9 @@ class FolderArchive(Archive):
 
 
 class ZipArchive(Archive):
-    """A zip, local or remote. It is never extracted: its directory is read once, and of each member its bytes alone.
+    """A zip, local or remote. It is never extracted: its directory is read once, then each member's bytes alone.
 
-    A `Member` knows its byte range, so that a worker needs no directory to read it, and a remote one takes one request.
+    A `Member` knows its byte range, so a worker reads it without the directory, and a remote one takes one request.
     """
 
     def list(self, part, problems, with_crcs=False):
@@ -650,7 +650,7 @@ class ZipArchive(Archive):
         inside = re.compile(rf"(?:[^/]+/)?{part}-images/(.+)")  # copies may have one folder around all
         members, seen = {}, set()
         for info in infos:
-            # orig_filename: zipfile cuts filename at a NUL and turns backslashes round
+            # orig_filename: zipfile cuts filename at a NUL and replaces backslashes
             name = info.orig_filename
             if _is_clutter(name):
                 continue
@@ -707,7 +707,7 @@ def _is_clutter(name):
 
 
 def _unreadable(path):
-    """Why a file of a folder is refused, or None. Links to files are followed: caches link the files that they keep."""
+    """Why a file of a folder is refused, or None. Links to files are followed: caches hold links."""
     if not os.path.exists(path):
         return "is a link to nothing; remove it, or put the file there"
     if os.path.isdir(path):
@@ -720,7 +720,7 @@ def _unreadable(path):
 
 
 def _zip_directory(path):
-    """The entries of a zip's directory, and the offset where it starts. Reads some MB at most, also of a remote zip."""
+    """The entries of a zip's directory, and the offset where it starts. Reads a few MB at most, remotely too."""
     with open(path, "rb") as file:
         what = _not_a_zip(file.read(512))
         if what:
@@ -770,7 +770,7 @@ def _implausible(info, end):
     if info.file_size > MAX_MEMBER_BYTES:
         return f"claims {info.file_size:,} bytes, {_TOO_LARGE}"
     if info.header_offset < 0 or info.header_offset + 30 + info.compress_size > end:
-        return "claims bytes that lie outside of the archive or in the next member"
+        return "claims bytes outside the archive or in the next member"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"is compressed by method {info.compress_type}; expected stored or deflated"
     return None
@@ -871,7 +871,7 @@ def _download(dl_manager, official):
 
 
 def _check_download(path, official):
-    """Raises SourceError where something else came in place of an archive; when streaming, where nothing answers."""
+    """Raises SourceError if what arrived is not an archive or, when streaming, if nothing answers."""
     with fsspec.open(path, "rb", **({"cache_type": "none"} if "://" in path else {})) as file:
         what = _not_a_zip(file.read(512)) if official.name.endswith(".zip") else None
     if what:
@@ -894,7 +894,7 @@ class Fold(NamedTuple):
 def read_folds(dl_manager, folders: Sequence[str], expected: Expected, problems: Problems) -> Dict[str, Fold]:
     """The official folds by image id, from the split csvs in `folders`, else downloaded.
 
-    A csv that is not to be had leaves its folds None. The digest of a downloaded one is always checked, that of a local
+    A csv that cannot be had leaves its folds None. The digest of a downloaded one is always checked, that of a local
     one where `expected` knows it.
     """
     tables = {}
@@ -919,7 +919,7 @@ def read_folds(dl_manager, folders: Sequence[str], expected: Expected, problems:
 
 
 def _fold_text(k, dl_manager, folders, expected, problems):
-    """The text of a split csv, or None where there is none to be had."""
+    """The text of a split csv, or None where it cannot be had."""
     official = OFFICIAL_FILES[f"fold_{k}"]
     local = _local_fold_csv(k, folders)
     try:
@@ -934,7 +934,7 @@ def _fold_text(k, dl_manager, folders, expected, problems):
     found = hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest()  # some tools convert line endings
     if known and found != known:
         text = f"not the official {official.name}: sha256 {found}, expected {known}"
-        advice = "remove it, and it is downloaded" if local else "download it by other means"
+        advice = "remove it, and it will be downloaded" if local else "download it by other means"
         problems.at(path).add(f"{text}; {advice}", waivable=bool(local))
     return data.decode("utf-8-sig", "replace")
 
@@ -967,7 +967,7 @@ def _read_fold_csv(k, text, problems):
 
 
 def _csv_rows(file, text, delimiter, header, problems):
-    """[(problems at the line, its cells)] of a csv, empty lines left out; None where it is not a csv of this header."""
+    """[(problems at the line, its cells)] of a csv, without empty lines; None where it is no csv with this header."""
     try:
         lines = list(csv.reader(text.splitlines(), delimiter=delimiter))
     except csv.Error as error:
@@ -1025,8 +1025,8 @@ class Part(NamedTuple):
     def shards(self) -> List["Shard"]:
         """Its rows cut into shards: by cell of tract x category x fold, then by the leading bits of the image id.
 
-        The number of id ranges is the least power of two that keeps every shard of a cell under SHARD_BYTES, so that a
-        new image touches one file and leaves all others as they are.
+        The number of id ranges is the smallest power of two that keeps every shard of a cell under SHARD_BYTES. So a
+        new image touches one file, and leaves all others as they are.
         """
         cells: Dict[str, List[Row]] = {}
         for row in self.rows:
@@ -1053,8 +1053,8 @@ def read_part(
 ) -> Part:
     """A part with its rows, from the archive's directory and small files; no image of a zip is read.
 
-    `folds` is of `read_folds`. `with_crcs`: members have their CRCs, see `Archive.list`. What is wrong goes to
-    `problems`. Raises SourceError where nothing of the archive can be read.
+    `folds` comes from `read_folds`. `with_crcs`: members have their CRCs, see `Archive.list`. What is wrong goes to
+    `problems`. Raises SourceError where the archive cannot be read at all.
     """
     members = archive.list(name, problems, with_crcs)
     kind = {"labeled": _LabeledReader, "segmented": _SegmentedReader, "unlabeled": _UnlabeledReader}[name]
@@ -1073,15 +1073,15 @@ class _Reader:
         self.problems, self.elsewhere = problems.at(archive), problems
 
     def rows(self) -> Iterator[Row]:
-        """The rows in no order; what is wrong goes to the problems."""
+        """The rows in any order; what is wrong goes to `problems`."""
         raise NotImplementedError
 
     def check_places(self):
-        """No image may lie where it would be passed over."""
+        """No image may lie where it would be overlooked."""
         for path, member in self.members.items():
             inside = path.startswith(self.folders) if self.folders else "/" in path
             if path.lower().endswith((".jpg", ".jpeg")) and not inside:
-                text = "an image outside of the folders of this part; move or remove it"
+                text = "an image outside the folders of this part; move or remove it"
                 self.problems.at(member.name).add(text)
 
     def image_ids(self, prefix=""):
@@ -1093,7 +1093,7 @@ class _Reader:
                 if match and prefix in ("", f"{folders}/"):
                     yield match[1], member, folders
                 elif match:
-                    place.add(f"lies below {prefix}; expected right in it, move or remove the file")
+                    place.add(f"is in a subfolder of {prefix}; expected directly in it; move or remove the file")
                 else:
                     place.add("not an image name; expected <uuid>.jpg, remove the file")
 
@@ -1101,7 +1101,7 @@ class _Reader:
         return self.folds[image_id][1:] if image_id in self.folds else (None, None)
 
     def check_folds(self, rows):
-        """Every image must be in the official folds, under its own label. Others that they list are no problem here."""
+        """Every image must be in the official folds, under its own label. It is no problem here if they list others."""
         for image_id, row in sorted(rows.items()):
             if image_id in self.folds and self.folds[image_id].label != row.label:
                 inside, in_csv = FINDINGS[row.label], FINDINGS[self.folds[image_id].label]
@@ -1109,7 +1109,7 @@ class _Reader:
         for i, k in enumerate(FOLDS, start=1):
             without = [image_id for image_id in rows if image_id not in self.folds or self.folds[image_id][i] is None]
             if without and any(fold[i] is not None for fold in self.folds.values()):
-                text = f"images of {self.archive} that it lacks: {len(without):,} ({_few(without)})"
+                text = f"lacks {len(without):,} images of {self.archive} ({_few(without)})"
                 self.elsewhere.at(f"{k}_fold_split.csv").add(text, waivable=True)
 
 
@@ -1152,7 +1152,7 @@ class _LabeledReader(_Reader):
                 line.add(f"unknown finding {finding!r} in {','.join(cells)!r}; expected one of the 23")
             elif (organ, category) != (_ORGANS[TAXONOMY[label].tract], TAXONOMY[label].category):
                 of = f"{_ORGANS[TAXONOMY[label].tract]}, {TAXONOMY[label].category}"
-                line.add(f"{finding} is of {organ}, {category}; expected {of}")
+                line.add(f"{finding} is listed under {organ}, {category}; expected {of}")
             elif image_id in listed:
                 line.add(f"{image_id} is listed twice")
             else:
@@ -1249,7 +1249,7 @@ def _boxes_of(entry):
 
 
 def _whole(number):
-    """A JSON number of pixels; boxes are kept as they are, so none is rounded."""
+    """A JSON number of pixels. Boxes are kept as they are, so nothing is rounded."""
     if isinstance(number, bool) or int(number) != number:
         raise ValueError(f"{number!r} is not a whole number of pixels")
     return int(number)
@@ -1273,7 +1273,7 @@ SHARD_BYTES = 64 << 20
 
 
 class Shard(NamedTuple):
-    """One Parquet file to be: rows of one cell, sorted by image id. A pure function of these fields."""
+    """A Parquet file to be written: rows of one cell, sorted by image id. Its bytes follow from these fields alone."""
 
     path: str  # in the repository
     part: str
@@ -1282,7 +1282,7 @@ class Shard(NamedTuple):
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of its images, which nearly are its file's."""
+        """Bytes of its images, nearly the size of its file."""
         return sum(row.image.size for row in self.rows)
 
 
@@ -1308,13 +1308,13 @@ def _id_ranges(rows):
 
 
 def read_examples(shard: Shard, rows: Sequence[Row], problems: Problems) -> pa.Table:
-    """The examples of some rows of a shard as an Arrow table of its part's features; what is wrong to `problems`.
+    """Some rows of a shard as an Arrow table with the features of its part. What is wrong goes to `problems`.
 
-    Tables are made of Arrow structs, not by Image.encode_example: it drops the bytes where a file named like `path`
-    lies in the current folder.
+    Tables are made of Arrow structs, not by Image.encode_example, which drops the bytes if the current folder holds a
+    file named like `path`.
     """
     examples = {}
-    for row in sorted(rows, key=lambda row: row.image.start):  # in the archive's order, kind to disks and Range reads
+    for row in sorted(rows, key=lambda row: row.image.start):  # in archive order, which suits disks and Range requests
         try:
             examples[row.image_id] = _example(shard, row)
         except SourceError as error:
@@ -1329,7 +1329,7 @@ def read_examples(shard: Shard, rows: Sequence[Row], problems: Problems) -> pa.T
 
 
 def _image_array(image):
-    """A struct array of one image, on the bytes as they are: a copy of all would cost a tenth of the build."""
+    """A struct array of one image, over its bytes as they are: copying them would cost a tenth of the build."""
     data = image["bytes"]
     offsets = pa.array([0, len(data)], pa.int32()).buffers()[1]
     values = pa.Array.from_buffers(pa.binary(), 1, [None, offsets, pa.py_buffer(data)])
@@ -1357,7 +1357,7 @@ def _example(shard, row):
         try:
             instances = label_components(mask)
         except ValueError as error:
-            raise archive.error(row.mask.name, f"{error}; expected some polyps at most") from error
+            raise archive.error(row.mask.name, f"{error}; expected a few polyps at most") from error
         example["instances"] = {"bytes": _png(instances), "path": f"{row.image_id}.png"}
         example["objects"] = _objects(archive, row, (width, height))
     return example
@@ -1369,7 +1369,7 @@ def jpeg_size(data: bytes) -> Tuple[int, int]:
         raise ValueError("it has zero bytes")
     try:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            if not data.endswith(b"\xff\xd9"):  # no end-of-image marker at the end: decoding tells whether it is whole
+            if not data.endswith(b"\xff\xd9"):  # no end-of-image marker: only decoding tells whether it is whole
                 image.load()
             return image.size
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -1445,7 +1445,7 @@ def _png(pixels):
 
 
 def _objects(archive, row, size):
-    """The source's boxes, [x, y, width, height] in pixels. They are kept as they are, also where the mask disagrees."""
+    """The source's boxes, [x, y, width, height] in pixels. They are kept as they are, even where the mask disagrees."""
     if row.size != size:
         text = f"{row.image_id}: image of {row.size[0]} x {row.size[1]} pixels, expected {size[0]} x {size[1]}"
         raise archive.error(_BOXES, text)

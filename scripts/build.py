@@ -2,11 +2,12 @@
 
     python -m scripts.build --source archives --out dist/hyper-kvasir
 
-The sources may hold the official zips (any subset, with --config for the configs they serve), the full zip, extracted
-folders, or a copy with the spelling of the official split csvs. The source is checked whole: counts, labels, folds,
-masks, boxes, CRCs, digests. All problems are listed, then the command fails and leaves no finished-looking output.
+A source may hold the official zips (any subset; name the configs that they serve by --config), the one full zip,
+extracted folders, or a copy whose folders are spelled as in the official split csvs. Everything in it is checked:
+counts, labels, folds, masks, boxes, CRCs, digests. If anything is wrong, all problems are listed and nothing that
+looks finished is left.
 
-Run it again after a kill, or with a changed source: it builds only what is missing or changed.
+After a kill or a change of the source, run it again: it builds only what is missing or changed.
 """
 
 import os
@@ -20,16 +21,14 @@ from scripts.pipeline.console import add_expect, add_workers, command_parser, re
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.build", __doc__)
     parser.add_argument(
-        "--source", action="append", required=True, metavar="DIR", help="folder (or zip) of the source; repeatable"
+        "--source", action="append", required=True, metavar="DIR", help="a folder with archives, or a zip; repeatable"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write, new or built by this command")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write: new, or one built before")
     parser.add_argument(
         "--config", action="append", choices=VIEWS, metavar="NAME", help=f"one of {', '.join(VIEWS)}; default all"
     )
     add_workers(parser)
-    parser.add_argument(
-        "--no-verify", action="store_true", help="build from a partial source too, saying what is missing"
-    )
+    parser.add_argument("--no-verify", action="store_true", help="build from a partial source, and say what is missing")
     add_expect(parser)
     args = parser.parse_args(arguments)
     for source in args.source:

@@ -1,14 +1,13 @@
-"""Writes the card of a built folder anew: README.md, its figures, and what goes along with it.
+"""Rewrites the card of a built folder: README.md, its figures, and the files that go with it.
 
     python -m scripts.card dist/hyper-kvasir
 
 From the texts in dataset_card/ and what is in the files: README.md, assets/, stats.json, croissant.json, datasheet.md,
-CITATION.bib, CITATION.cff, CHANGELOG.md; and it enters them in manifest.json. Every number is counted. Files whose
-sha256 stands in stats.json are not read again, and only what differs is written. Then the card's configs and
-numbers are checked against the Parquet files. What was written is listed, and problems, with which the command exits
-with 1.
+CITATION.bib, CITATION.cff and CHANGELOG.md, which it enters in manifest.json. Every number is counted. Files whose
+sha256 is in stats.json are not read again, and only what differs is written. Then the card's configs and numbers are
+checked against the Parquet files. Lists what was written and any problems, and exits with 1 if there is one.
 
-scripts.build does this at its end; use this command after a change of the texts or figures.
+scripts.build does this last; use this command after changing the texts or figures.
 """
 
 from pathlib import Path
@@ -38,7 +37,7 @@ def main(arguments=None) -> int:
         say(f"written: {path}" if Path(args.folder, path).exists() else f"removed: {path}")
     for problem in problems:
         say(f"problem: {problem}")
-    state = f"{len(changed)} written anew" if changed else "up to date"
+    state = f"{len(changed)} rewritten" if changed else "up to date"
     say(f"{args.folder}: card of {len(updated['card']['files'])} files, {state}, {len(problems)} problems")
     return 1 if problems else 0
 

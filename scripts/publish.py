@@ -3,10 +3,10 @@
     python -m scripts.publish dist/hyper-kvasir --repo-id ns/hyper-kvasir --version 1.0.0 --dry-run
     python -m scripts.publish dist/hyper-kvasir --repo-id ns/hyper-kvasir --version 1.0.0
 
-The plan (files kept, added, deleted; bytes) is printed before anything is built, made on the Hub, or sent; --dry-run
-ends there. Then files that the Hub lacks are uploaded, one commit is made, read back as a reader would (every file is
-there, every config streams, small parts load whole), and tagged vX.Y.Z. A publication that was killed picks up where it
-left off when it is run again: nothing is sent twice.
+The changes (files kept, added, deleted; bytes) are printed before anything is built, made on the Hub or sent; --dry-run
+ends there. Then files that the Hub lacks are uploaded, and one commit is made, read back as a reader would (every file
+is there, every config streams, small parts load whole), and tagged vX.Y.Z. After a kill, run the same command again: it
+picks up where it left off, and sends nothing twice.
 
 Refused: a folder that does not verify; a version that is tagged, has no entry in dataset_card/CHANGELOG.md, or is too
 small a step (MAJOR where rows or columns changed or are gone, MINOR where rows, columns or configs are new); a
@@ -14,9 +14,9 @@ repository of something else; a token that may not write. The token is that of `
 
     python -m scripts.publish work --repo-id ns/hyper-kvasir --version 2.0.0 --source archives --build-and-upload
 
-With --source, only files whose inputs changed since the published version are built, below DIR (which is left empty);
-unchanged ones are neither built nor downloaded. With --build-and-upload too, files are built, uploaded and removed some
-at a time, which takes less than 1 GB of disk beyond the archives.
+With --source, only files whose inputs changed since the published version are built, in DIR, which is left empty;
+unchanged ones are neither built nor downloaded. With --build-and-upload, files are also built, uploaded and removed a
+batch at a time, which takes less than 1 GB of disk beyond the archives.
 """
 
 import argparse
@@ -97,14 +97,14 @@ def work_folder(folder: str):
 def parse(arguments) -> argparse.Namespace:
     parser = command_parser("python -m scripts.publish", __doc__)
     parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote; with --source, a work folder")
-    parser.add_argument("--repo-id", required=True, metavar="NS/NAME", help="the dataset repository, made if not there")
+    parser.add_argument("--repo-id", required=True, metavar="NS/NAME", help="the dataset repository, made if absent")
     parser.add_argument("--version", required=True, metavar="X.Y.Z", help="becomes the tag vX.Y.Z, which never moves")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and end")
+    parser.add_argument("--dry-run", action="store_true", help="print the changes and end")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--branch", default="main", metavar="B", help="the branch to commit to (default: %(default)s)")
-    parser.add_argument("--source", action="append", metavar="DIR", help="build from these archives what changed")
+    parser.add_argument("--source", action="append", metavar="DIR", help="build what changed from these archives")
     parser.add_argument("--config", action="append", choices=VIEWS, metavar="NAME", help="with --source: default all")
-    parser.add_argument("--build-and-upload", action="store_true", help="with --source: part by part, for small disks")
+    parser.add_argument("--build-and-upload", action="store_true", help="with --source: for small disks")
     add_workers(parser)
     add_expect(parser)
     parser.add_argument("--changelog", metavar="FILE", default=CHANGELOG, help="default: dataset_card/CHANGELOG.md")

@@ -1,10 +1,10 @@
-"""Writes the review page of a built folder: one HTML file to look through before publishing, or out of curiosity.
+"""Writes the review page of a built folder: one HTML file to look through before publishing.
 
     python -m scripts.review dist/hyper-kvasir --to review.html
 
 Holds the counts expected and found, every problem that scripts.verify finds, the folder's figures, an image of each
-finding, and a browser of the segmented images with mask, instances and boxes. The file holds everything itself: it
-opens from disk, and its policy forbids any network access. Exits with 0 once the page is written, whatever it says.
+finding, and a browser of the segmented images with mask, instances and boxes. The page is self-contained: it opens
+from disk, and its policy forbids any network access. Exits with 0 once the page is written, whatever it says.
 """
 
 import os

@@ -1,10 +1,10 @@
-"""Checks a built folder, reading it alone: every file, row and number, against the taxonomy of the dataset.
+"""Checks a built folder, reading nothing else: every file, row and number.
 
     python -m scripts.verify dist/hyper-kvasir
 
 Rows of each config, split and finding; ids unique, and the same in labels, folds and masks; instances and boxes; sizes
-of image, mask and instances; each file's sha256, rows and features; that each split loads by its name. Prints a table
-of expected and found, then every problem, and exits with 1 if there is one.
+of image, mask and instances; each file's sha256, rows and features; the card; that each split loads by its name. Prints
+a table of expected and found, then every problem, and exits with 1 if there is one.
 """
 
 from hyper_kvasir import VIEWS, Expected

@@ -1,7 +1,7 @@
 """Walks through the project: makes or takes a source, builds and verifies it, loads it, publishes and updates it.
 
     scripts/demo                          # a miniature of generated images
-    scripts/demo --source archives        # the parts that lie in the folder of real archives
+    scripts/demo --source archives        # the parts in a folder of real archives
 
 Every command and line of code is shown with what came back. Publication is to an embedded Hub on this machine, which
 the unmodified clients talk to: nothing leaves the machine. Everything is written below --to.
@@ -80,7 +80,7 @@ def main(arguments=None) -> int:
         except SourceError as error:
             parser.error(f"--source {args.source}: {error}")
         if not configs:
-            parser.error(f"--source {args.source}: none of the official archives lies there")
+            parser.error(f"--source {args.source}: it holds none of the official archives")
     make_empty(parser, args.to)
     with LoopbackHub(f"{args.to}/hub") as hub:
         walk = Walk(hub, args.to)
@@ -92,7 +92,7 @@ def main(arguments=None) -> int:
             expect = ["--expect", f"{args.to}/source/expected.json"]
             build_and_publish(walk, f"{args.to}/source", configs, expect)
             update(walk)
-    print(f"\nAll of it lies in {args.to}: the dataset (hyper-kvasir/) and a page about it (review.html).")
+    print(f"\nAll of it is in {args.to}: the dataset (hyper-kvasir/) and a page about it (review.html).")
     return 0
 
 

@@ -239,7 +239,7 @@ def test_a_false_number_of_the_same_length_is_put_right(folder, undrawn, capsys)
     assert main([str(folder)]) == 0
     assert readme(folder) == true and read_manifest(str(folder)) == manifest
     said = capsys.readouterr().err
-    assert said.splitlines()[0] == "written: README.md" and "card of 15 files, 1 written anew, 0 problems" in said
+    assert said.splitlines()[0] == "written: README.md" and "card of 15 files, 1 rewritten, 0 problems" in said
     assert main([str(folder)]) == 0
     assert "written:" not in (said := capsys.readouterr().err) and "card of 15 files, up to date, 0 problems" in said
 
@@ -293,7 +293,7 @@ def test_key_does_not_depend_on_the_bytes_of_code(carded, monkeypatch):
 
 
 # card.SCHEMA, and what `test_other_files_count_the_schema_up` makes of the fixed inputs
-DIGEST = 1, "a951368d55efa100ac1303940faf21cb2c8a791b52564b7e89b08ee06f73afd1"
+DIGEST = 1, "ad3591ed46a9f15cc840fcdd05af07e58ad3d733acd19aa3abb51a7d5dc21a0a"
 
 
 def test_other_files_count_the_schema_up(official, carded, monkeypatch):
@@ -398,12 +398,12 @@ def test_numbers_of_objects_change_with_the_data(folder, undrawn):
     assert len(after["box_shares"]) == len(after["overlaps"]) == sum(after["boxes_by_fit"].values()) == boxes
     assert after["unboxed"] == before["unboxed"] + 1 and after["boxes"][0] == [0, 1]
     assert np.sum(after["box_map"]) < np.sum(before["box_map"]) and after["mask_map"] == before["mask_map"]
-    assert f"and {boxes} boxes" in text and f"- {after['unboxed']} instances are matched by no box." in text
+    assert f"and {boxes} boxes" in text and f"- {after['unboxed']} instances have no matching box." in text
     assert "- Boxes in an image: 0 in 1 image, " in text
     assert table(text, SHARES)[1][:2] == ["Boxes", str(boxes)]
 
 
-SHARES = "| | number | least share of the image | median | greatest |"
+SHARES = "| | number | smallest share of the image | median | largest |"
 
 
 def test_no_number_of_the_dataset_is_typed():
@@ -452,7 +452,7 @@ def test_full_counts_are_the_official_ones(official):
         *(f"| `fold_5` | `fold_{i}` | {'2,174' if i == 4 else '2,122'} |" for i in range(5)),
         "the largest finding has 191 times the images of the smallest", "from 6 to 1,148",
         *OBJECT_FACTS,
-        "- 21 instances are matched by no box.",
+        "- 21 instances have no matching box.",
         "| Instances | 1,063 | 0.2 % | 10.0 % | 81.2 % |", "| Boxes | 1,071 | 0.001 % | 15.0 % | 99.8 % |",
         "up to 51.0 % by mask, up to 61.0 % by box", "the median is 0.97.",
         "- `labeled`: 23 different sizes, widths of 640 to 662 and heights of 480 to 480 pixels.",
@@ -493,7 +493,7 @@ OBJECT_FACTS = (
     "- Instances in an image: 1 in 952 images, 2 in 41 images, 3 in 5 images, 4 in 1 image, 10 in 1 image.",
     "- Boxes in an image: 1 in 945 images, 2 in 47 images, 3 in 6 images, 4 in 1 image, 10 in 1 image.",
     "An image has up to 10 objects.",
-    "- 974 of 1,071 boxes begin one pixel left of and above their mask component and end where it ends.",
+    "- 974 of 1,071 boxes start one pixel left of and above their mask component and end where it ends.",
     "- 116 boxes end exactly at the right or lower edge of the image.",
     "- 28 boxes match no component to within 2 pixels at each edge: 20 are stretched to the upper left corner, "
     "8 are otherwise off.",
@@ -531,7 +531,7 @@ def test_nothing_that_a_card_needs_is_missing(official):
     text, sheet = official[1]["README.md"].decode(), official[1]["datasheet.md"].decode()
     assert re.findall(r"^## (.*)", text, re.MULTILINE) == [
         "Use", "Structure", "Taxonomy", "Masks and boxes", "Image sizes", "How it was made", "Known quirks",
-        "Leakage, and what is known of patients", "What the source says", "License",
+        "Leakage, and what is known about patients", "What the source says", "License",
         "Ethics, intended use and misuse", "Citation", "Provenance",
     ]  # fmt: skip
     for config in official[0]["configs"]:
@@ -650,12 +650,12 @@ def test_real_segmented_part(real_built):
     for fact in (
         "| `segmented` | 1,000 | polyps with a mask, 1,063 instances and 1,071 boxes |",
         *OBJECT_FACTS,
-        "- 20 instances are matched by no box.",
+        "- 20 instances have no matching box.",
         "- `segmented`: 333 different sizes, widths of 332 to 1,920 and heights of 352 to 1,072 pixels.",
         "`segmented` takes 43.6 MB in 1 file.",
         "the official content in another container",
         "143 of them have one stray white pixel",  # the claims are shown: this is the official content
-        "Nothing of segmented was left out.",
+        "Nothing in segmented was left out.",
     ):
         assert fact in text, fact
     assert "Not the official numbers" not in text

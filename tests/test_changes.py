@@ -140,7 +140,7 @@ STEPS = {
     "columns new": Step("MINOR", "columns are new", rewritten, columns="new"),
     "columns gone": Step("MAJOR", COLUMNS_GONE, rewritten, columns="gone"),
     "columns gone, rows new": Step("MAJOR", COLUMNS_GONE, one_row_more, columns="gone"),
-    "written anew": Step("PATCH", "files are written anew", rewritten),
+    "rewritten": Step("PATCH", "files are rewritten", rewritten),
     "the card": Step("PATCH", "only the card changed"),
 }
 
@@ -241,9 +241,9 @@ def test_the_card_of_a_folder_is_checked_before_it_is_published(small, tmp_path,
     edited = shutil.copytree(small, tmp_path / "edited")
     with open(edited / "README.md", "a", encoding="utf-8") as card:
         card.write("An edit by hand.\n")
-    with pytest.raises(PublishError, match="verification is not green:\n- README.md: changed since it was made"):
+    with pytest.raises(PublishError, match="verification failed:\n- README.md: changed since it was made"):
         folder_release(str(edited), edition("1.0.0"), expected, 1)
-    for name, what in (("check_card", "card is wrong"), ("lint_card", "would not take")):
+    for name, what in (("check_card", "card is wrong"), ("lint_card", "would not accept")):
         with monkeypatch.context() as patch, pytest.raises(PublishError, match=f"{what}.*:\n- as it is"):
             patch.setattr(release_module, name, lambda *arguments: ["as it is"])
             folder_release(str(small), edition("1.0.0"), expected, 1)

@@ -62,7 +62,7 @@ def test_refusals(xet_publisher, v1, relabeled, added, tmp_path):
     p.refused("stranger is not a member of ns", v1, "1.0.0", token=STRANGER_TOKEN)
     p.refused("home/CHANGELOG.md has no entry '## 9.9.9'", v1, "9.9.9")
     p.refused("'1.0' is not a version; expected X.Y.Z", v1, "1.0")
-    p.refused("verification is not green:\n- labeled / train: 137, expected 10,662", v1, "1.0.0", expect=False)
+    p.refused("verification failed:\n- labeled / train: 137, expected 10,662", v1, "1.0.0", expect=False)
     p.refused("not a built folder, or its build was cut off", tmp_path, "1.0.0", expect=False)
     assert not p.hub.counters()["uploaded"]["commits"]
     said = p.ok(relabeled, "1.1.0", "--dry-run")
@@ -126,7 +126,7 @@ def test_a_commit_whose_answer_was_lost_is_found_again(xet_publisher, small):
 def test_a_failed_read_back_is_not_tagged(xet_publisher, small):
     """Reading a file back fails for good: the version is not tagged, and a later run tags it."""
     xet_publisher.hub.faults(400, path="validate-yaml")
-    xet_publisher.refused("the Hub does not take the card: .*Injected fault 400", small, "1.0.0")
+    xet_publisher.refused("the Hub does not accept the card: .*Injected fault 400", small, "1.0.0")
     assert not xet_publisher.api.repo_exists(REPO, repo_type="dataset")
     xet_publisher.hub.faults(404, path="/resolve/.*parquet", times=0)
     xet_publisher.refused("reading back commit .* failed, so v1.0.0 is not tagged", small, "1.0.0")
@@ -287,12 +287,12 @@ def test_what_was_changed_by_hand_on_the_hub_is_noticed(xet_publisher, small, tm
     p.api.delete_file("data/segmented/00.parquet", REPO, repo_type="dataset")
     flags = flags_for(small.parent / "source", "unlabeled", upload=False)
     p.refused(
-        "data/segmented/00.parquet of 1.0.1: removed .*: take that commit back, or publish those parts too",
+        "data/segmented/00.parquet of 1.0.1: removed .*: revert that commit, or publish those parts too",
         *(tmp_path / "work", "1.1.0", *flags),
         expect=False,
     )
     said = p.ok(small, "1.1.0")
-    assert ": removed from ns/hyper-kvasir, or changed there, since it was published: they are put back" in said
+    assert ": removed from ns/hyper-kvasir, or changed there, since it was published: they will be restored" in said
     assert "data/segmented/00.parquet" in p.published()[0]
 
 

@@ -175,7 +175,7 @@ def test_figures_of_the_folder_are_shown_with_the_words_of_the_card(visit, folde
         "Findings", "Polyps", "Class balance", "Folds", "Objects", "Heat maps", "Agreement", "Sizes", "For the test"
     ]  # fmt: skip
     assert "framed" not in (caption := page.locator("#figures figcaption").first.inner_text())
-    assert "not chosen by hand" in caption
+    assert "none is hand-picked" in caption
     figure = page.locator("#figures figure", has_text="For the test").locator("img")
     assert figure.get_attribute("alt") == "Bars & <b>numbers</b>"
     assert figure.evaluate("image => image.decode().then(() => image.naturalWidth)") == 40

@@ -45,7 +45,7 @@ REFUSED = {
         r"2_fold_split.csv could not be downloaded: https://\S+5ae933b\S+.*\(looked for in",
     ),
     "fold_csv_unknown_class": ("labeled", r"2_fold_split.csv, line \d+: unknown class name 'normal-colon'; expected"),
-    "fold_csv_lacks_ids": ("labeled", r"2_fold_split.csv: images of \S+ that it lacks: 3 \(\w{8}-"),
+    "fold_csv_lacks_ids": ("labeled", r"2_fold_split.csv: lacks 3 images of \S+ \(\w{8}-"),
     "fold_csv_disagrees": ("labeled", r"the two fold csvs disagree: \S+ and \S+"),
     "fold_bad_index": ("labeled", r"2_fold_split.csv, line \d+: split index '7'; expected 0 to 1"),
     "mask_missing": ("segmented", r"segmented-images/images/\S+\.jpg: its mask masks/\S+\.jpg is missing"),
@@ -218,7 +218,7 @@ def test_a_disk_that_runs_full_keeps_what_is_built(tmp_path, source, built):
         resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[-2], sizes[-2]))
 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
-    assert done.returncode == 1 and "kept: put that right and run again" in done.stderr, done.stderr
+    assert done.returncode == 1 and "kept; fix that and run again" in done.stderr, done.stderr
     nothing_finished(tmp_path / "out")
     assert not list(Path(tmp_path / "out").rglob("*.incomplete"))
     build(source, tmp_path / "out")
@@ -286,7 +286,7 @@ def test_an_image_outside_of_its_folders_is_not_passed_over(place, tmp_path, cap
     image = next((source / "unlabeled-images/images").glob("*.jpg"))
     shutil.copy(image, source / place / "11111111-2222-4333-8444-555555555555.jpg")
     said = refused(arguments, capsys)
-    assert "11111111-2222-4333-8444-555555555555.jpg: an image outside of the folders of this part; move or" in said
+    assert "11111111-2222-4333-8444-555555555555.jpg: an image outside the folders of this part; move or" in said
 
 
 def test_a_part_that_lies_twice_in_a_zip(tmp_path, capsys):

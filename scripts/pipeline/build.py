@@ -1,7 +1,7 @@
-"""A plan made into a folder that is a Hub dataset repository, shard by shard, in parallel.
+"""Makes a plan into a folder that is a Hub dataset repository, shard by shard, in parallel.
 
 Shards are written to a hidden folder inside the output and moved to their places only when all are there and good, the
-manifest last. So a kill leaves nothing that looks finished, and the next run finds what is done by the journal there.
+manifest last. So a kill leaves nothing that looks finished, and the journal there tells the next run what is done.
 """
 
 import contextlib
@@ -44,8 +44,8 @@ def build(folders: list[str], out: str, configs: list[str], *, workers: int, che
             _build(plan, out, workers, checks, expected)
     except OSError as error:
         what = error.strerror or str(error)
-        kept = "what is built so far is kept: " if os.path.isdir(os.path.join(out, STAGING)) else ""
-        raise BuildError(f"{error.filename or out}: {what}; {kept}put that right and run again") from error
+        kept = "what is built so far is kept; " if os.path.isdir(os.path.join(out, STAGING)) else ""
+        raise BuildError(f"{error.filename or out}: {what}; {kept}fix that and run again") from error
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def only_builder_of(out: str):
         raise BuildError(
             f"{out}: holds {others[0]!r} and no {FILE}: it belongs to something else; choose a new or empty folder"
         )
-    # Outside of `out`, so that a run with nothing to do writes nothing there.
+    # Outside `out`, so that a run with nothing to do writes nothing there.
     name = hashlib.sha256(os.path.realpath(out).encode()).hexdigest()[:16]
     lock = FileLock(os.path.join(tempfile.gettempdir(), f"hyper-kvasir-{name}.lock"))
     try:

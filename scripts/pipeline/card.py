@@ -1,9 +1,9 @@
-"""The repository's README.md and what goes along with it, from `dataset_card/` and what is in the files.
+"""The repository's README.md and the files that go with it, from `dataset_card/` and what is in the data files.
 
     manifest = write_card(folder, manifest)       the files, written where they differ (`update_card` says which)
     stale(folder, manifest)                       what of them is not as it would be written now
 
-Every number is counted (`scripts.pipeline.stats`); texts are in `dataset_card/`, numbers of others' marked as theirs.
+Every number is counted (`scripts.pipeline.stats`). Texts are in `dataset_card/`, which marks others' numbers as theirs.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ from scripts.pipeline.stats import Example
 
 VERSION = str(HyperKvasir.VERSION)
 OFFICIAL = Expected.load(None)
-SCHEMA = 1  # of all that goes along but stats.json; counted up when the same data and texts are to give other files
+SCHEMA = 1  # of the card's files but stats.json; count it up when the same data and texts are to give others
 PROJECT = Path(__file__).parents[2]
 TEXTS = PROJECT / "dataset_card"
-PLACEHOLDER = "ns/hyper-kvasir"  # stands for the Hub repository until publication knows it
+PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication knows it
 LOW_QUALITY = 90  # of a JPEG, at most
 COMMON_SIZES = 5  # of each part, named in the card
 OBJECT_SHARES = {"instances": "instance_shares", "boxes": "box_shares"}  # what a summary calls the shares of each
@@ -65,8 +65,8 @@ def version_of(manifest: dict) -> str:
 
 
 def builder_commit() -> str | None:
-    """The commit of this project's code, with "-dirty" where files differ from it; None outside of a git work tree."""
-    if not (PROJECT / ".git").exists():  # else git would tell the commit of a repository around it
+    """The commit of this project's code, with "-dirty" where files differ from it; None outside a git work tree."""
+    if not (PROJECT / ".git").exists():  # else git would give the commit of a repository around it
         return None
     command = ["git", "--no-optional-locks", "-C", str(PROJECT), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
@@ -84,13 +84,13 @@ def card_files(
     changelog: str | None = None,
     commit: str | None = None,
 ) -> dict[str, bytes]:
-    """{path: content} of README.md and all that goes along with it.
+    """{path: content} of README.md and the files that go with it.
 
-    `summaries` is of `stats.collect`; `example` gives a stored row by part and image id (`stats.path_of` says in which
-    file); `changelog` stands in for dataset_card/CHANGELOG.md; `commit` is of `builder_commit`. The same arguments give
-    the same bytes.
+    `summaries` comes from `stats.collect`, `commit` from `builder_commit`; `example` gives a stored row by part and
+    image id (`stats.path_of` says in which file); `changelog` replaces dataset_card/CHANGELOG.md. The same arguments
+    give the same bytes.
     """
-    from scripts.pipeline import figures  # loads matplotlib, which a card that is up to date need not wait for
+    from scripts.pipeline import figures  # loads matplotlib, which an up-to-date card need not wait for
 
     parts = stats.by_part(summaries)
     drawn = figures.draw(parts, example)
@@ -148,12 +148,13 @@ def make_card(
 
 
 def stale(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> list[str]:
-    """What of the card in `folder` is not what `write_card` would leave there; empty where all is well."""
+    """How the card in `folder` differs from what `write_card` would leave there; empty if it does not."""
     if "card" not in manifest:
         return ["README.md: the manifest has no card; run python -m scripts.card on the folder"]
     problems = []
     if manifest["card"]["key"] != card_key(manifest, repo_id):
-        problems.append("README.md: made from other data, texts or code; run python -m scripts.card on the folder")
+        made = "made from other data or texts, or by another version"
+        problems.append(f"README.md: {made}; run python -m scripts.card on the folder")
     for path, entry in manifest["card"]["files"].items():
         place = Path(folder, path)
         if not place.is_file():

@@ -28,10 +28,10 @@ def _split_card(text):
 
 
 def lint_card(text: str, paths: list[str]) -> list[str]:
-    """What of a card would not load, in a repository of the files `paths`; empty where all is well.
+    """What in a card would not load, in a repository of the files `paths`; empty if all is well.
 
-    Metadata that cannot be read, configs that are listed twice, have no files or no entry. Whether the Hub knows its
-    licenses and tasks is for the Hub to say: publication asks it before anything is sent.
+    Looks for metadata that cannot be read, and for configs that are listed twice or have no files or no entry. Whether
+    the Hub knows the license and tasks is for the Hub to say: publication asks before anything is sent.
     """
     try:
         metadata, _ = _split_card(text)

@@ -58,7 +58,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 def add_expect(parser: argparse.ArgumentParser) -> None:
     """Adds --expect, a path for `Expected.load`."""
     parser.add_argument(
-        "--expect", metavar="FILE", help="JSON of the numbers to check against in place of the official ones"
+        "--expect", metavar="FILE", help="JSON of numbers to check against instead of the official ones"
     )
 
 
@@ -84,7 +84,7 @@ def run(main) -> None:
     try:
         code = main()
     except KeyboardInterrupt:
-        say("stopped; run the same command again to go on")
+        say("stopped; run the same command again to continue")
         code = 130
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,8 +1,8 @@
 """croissant.json: the dataset in Croissant 1.1 (https://docs.mlcommons.org/croissant/), with its responsible AI fields.
 
-The files are those of the Hub repository, by glob. A record set stands for each config; the configs that are views have
-the rows of `labeled`. Which split a row is in, the column of the view's name tells: Croissant can take pieces out of a
-file's path, but not make the names of the splits of them. mlcroissant reads a local copy of the repository by
+The files are those of the Hub repository, by glob. Each config has a record set; those of views have the rows of
+`labeled`. The column that a view is named after says which split a row is in: Croissant can take pieces out of a file's
+path, but not make split names of them. mlcroissant reads a local copy of the repository by
 
     mlcroissant.Dataset("croissant.json", mapping={"repository": folder}).records("segmented")
 """
@@ -67,7 +67,7 @@ def _file_set(part):
         "description": f"Parquet files of the part {part}; sha256 and size of each are in manifest.json.",
         "containedIn": {"@id": "repository"},
         "encodingFormat": "application/x-parquet",
-        "includes": f"data/{part}/*.parquet",  # here * goes over folders too
+        "includes": f"data/{part}/*.parquet",  # here * matches folders too
     }
 
 
@@ -116,7 +116,7 @@ def _record_set(config, metadata):
 
 
 def _description(config, part):
-    split = f" The column `{config}` tells the split." if config != part else ""
+    split = f" The column `{config}` gives the split." if config != part else ""
     return VIEWS[config].description + split
 
 

@@ -1,9 +1,9 @@
 """The card's figures, drawn from summaries (`scripts.pipeline.stats`) and from example rows.
 
-All stand on a light ground of their own: photographs, white masks and the palette then look the same on a light and a
-dark page, which transparent figures with mid-tone ink do not. All are WIDTH wide, a little more than the column that a
-card is read in, so that their text stays legible there. Colors are Okabe and Ito's, which stay apart for color-blind
-readers, and color is never the only sign. The same numbers and rows give the same bytes.
+Each has a light background: photographs, white masks and the palette then look the same on a light and a dark page,
+unlike in transparent figures with mid-tone ink. Each is WIDTH wide, a little more than the column that a card is read
+in, so its text stays legible there. The colors are Okabe and Ito's, which color-blind readers can tell apart, and color
+is never the only sign. The same numbers and rows give the same bytes.
 """
 
 import io
@@ -61,7 +61,7 @@ class Figure(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A figure before it is made into bytes: "png" or, of photographs, which as PNG take ten times the space, "jpg"."""
+    """A figure before it is encoded: as "png" or, for photographs, which as PNG take ten times the space, "jpg"."""
 
     name: str
     kind: str
@@ -101,7 +101,7 @@ def _encoded(canvas, kind):
 
 
 def _canvas(height):
-    """An empty canvas of `height` inches. Its style is that of the time when it is drawn."""
+    """An empty canvas of `height` inches. Its style is the one in effect when it is drawn."""
     return Canvas(figsize=(WIDTH, height), dpi=DPI, layout=ConstrainedLayoutEngine(h_pad=0.08))
 
 
@@ -269,7 +269,7 @@ def class_balance(labeled: dict) -> Drawing:
 
 
 def folds(labeled: dict) -> Drawing:
-    """Images of each finding in each official fold, the shade saying how far from an even share."""
+    """Images of each finding in each official fold, shaded by how far they are from an even share."""
     totals = label_counts(labeled)
     labels = [label for tract in TRACTS for label in sorted(totals) if TAXONOMY[label].tract == tract]
     columns = [(k, fold) for k, column in ((2, 1), (5, 2)) for fold in _folds_of(labeled, column)]
@@ -303,7 +303,7 @@ def folds(labeled: dict) -> Drawing:
     splits = " and ".join(f"the {sum(of == k for of, _ in columns)} folds of the {k}-fold split" for k in (2, 5))
     alt = (
         f"Table of the images of each of {len(labels)} findings in {splits}, shaded by deviation from an even share; "
-        f"the greatest is {shares.max():.1f} times an even share"
+        f"the largest is {shares.max():.1f} times an even share"
     )
     return Drawing("folds", "png", alt, canvas)
 
@@ -387,7 +387,7 @@ def objects(segmented: dict) -> Drawing:
 
 
 def heat_maps(segmented: dict) -> Drawing:
-    """Where in the image polyps lie."""
+    """Where in the image polyps are."""
     canvas = _canvas(3.7)
     axes = canvas.subplots(1, 2)
     maps = {"masks": "mask_map", "boxes": "box_map"}
@@ -402,7 +402,7 @@ def heat_maps(segmented: dict) -> Drawing:
     bar.set_label("images with a polyp here")
     bar.outline.set_visible(False)
     alt = (
-        "Two heat maps of where polyps lie, by mask and by box, in images scaled to a square; the densest place is "
+        "Two heat maps of where polyps are, by mask and by box, in images scaled to a square; the densest place is "
         f"covered in {most:.0%} of the images"
     )
     return Drawing("heat_maps", "png", alt, canvas)

@@ -1,4 +1,4 @@
-"""A dataset repository on the Hub. What fails for a while is tried again, inside of each method."""
+"""A dataset repository on the Hub. Passing failures are retried inside each method."""
 
 import hashlib
 import os
@@ -64,9 +64,9 @@ class State:
 
 
 def patiently(what: str, action: Callable[[], Any]) -> Any:
-    """The result of `action`, tried again if the Hub is busy or the connection is cut: bounded, and announced.
+    """The result of `action`, retried while the Hub is busy or the connection is cut. Retries are few, and announced.
 
-    Raises PublishError after the last try; an error that no other try would put right is raised at once.
+    Raises PublishError after the last try. An error that a retry cannot mend is raised at once.
     """
     for attempt in range(1, TRIES + 1):
         try:
@@ -87,7 +87,7 @@ def _status(error) -> int | None:
 
 
 def _wait(error, attempt):
-    """Seconds to wait before another try, None if none would help."""
+    """Seconds to wait before the next try; None if a retry would not help."""
     status = _status(error)
     if status is not None and status not in (408, 409, 429) and status < 500:
         return None
@@ -130,7 +130,7 @@ def check_token() -> None:
 
 
 def _check_owner(who, repo_id):
-    """Of fine-grained tokens only creation will tell: `whoami` need not list all that they are for."""
+    """Refuses a token that cannot make the repository. Of a fine-grained token `whoami` need not list all it may do."""
     role, name = who.get("auth", {}).get("accessToken", {}).get("role"), who["name"]
     if role == "read":
         raise PublishError(f"the token of {name} may only read; use one with write permission")
@@ -151,8 +151,8 @@ def _no_permission(repo_id, error):
 class Repository:
     """A dataset repository, and the branch of it to commit to. Neither needs to exist before `make`.
 
-    Every method tries again, announcing it, if the Hub is busy or the connection is cut, and raises PublishError once
-    it has tried often enough. Other errors are raised as huggingface_hub has them, unless a method says otherwise.
+    Every method retries, and says so, while the Hub is busy or the connection is cut; it raises PublishError after the
+    last try. Other errors are raised as huggingface_hub has them, unless a method says otherwise.
     """
 
     def __init__(self, api: HfApi, repo_id: str, branch: str = "main"):
@@ -201,7 +201,7 @@ class Repository:
         return patiently(f"reading {path}", download)
 
     def open(self, path: str, revision: str) -> BinaryIO:
-        """A file, opened to be read by Range requests. These are not tried again, unlike those of other methods."""
+        """A file, opened to be read by Range requests. Unlike those of other methods, these are not retried."""
         return self._file_system.open(f"datasets/{self.repo_id}@{revision}/{path}")
 
     def read_parquet(self, path: str, revision: str, read: Callable[[pq.ParquetFile], Any], doing="reading") -> Any:
@@ -228,9 +228,9 @@ class Repository:
         except HfHubHTTPError as error:
             if _status(error) == 401 and state.head is None:
                 raise PublishError(
-                    f"{self.repo_id} is not there, and the Hub does not say whose the token is ({_reason(error)}); "
-                    "make a new token, or the repository by hand where the token is of a trusted publisher, which "
-                    "cannot make it"
+                    f"{self.repo_id} is not there, and the Hub does not say whose token it is ({_reason(error)}); "
+                    "make a new token or, for a trusted publisher, which cannot make repositories, make the "
+                    "repository by hand"
                 ) from error
             raise _no_permission(self.repo_id, error) from error
         if private and state.head and not self._is_private():
@@ -242,16 +242,16 @@ class Repository:
         return patiently("reading settings", lambda: self.api.dataset_info(self.repo_id)).private
 
     def check_card(self, text: str) -> None:
-        """Refuses a card whose metadata the Hub does not take; a commit would be refused, but after all was sent."""
+        """Refuses a card whose metadata the Hub does not accept, before the upload and not after it."""
         try:
-            patiently("asking whether the Hub takes the card", DatasetCard(text).validate)
+            patiently("asking whether the Hub accepts the card", DatasetCard(text).validate)
         except ValueError as error:
-            raise PublishError(f"the Hub does not take the card: {error}") from error
+            raise PublishError(f"the Hub does not accept the card: {error}") from error
 
     # ------------------------------------------------------------------------------------------------------ write
 
     def make(self, state: State, private: bool = False) -> str | None:
-        """The commit to build on, of a repository and branch made if there are none; None if others were faster.
+        """The commit to build on; makes the repository and the branch if there are none. None if somebody was faster.
 
         Raises PublishError if the token may not make them.
         """
@@ -265,7 +265,7 @@ class Repository:
             raise _no_permission(self.repo_id, error) from error
         made = self.state()
         if made.head is None:
-            raise PublishError(f"{self.repo_id} is there, but not visible to this token; use one of its owner")
+            raise PublishError(f"{self.repo_id} exists, but this token cannot see it; use one of its owner")
         is_first = state.head is None and set(made.files) <= {".gitattributes"}
         return made.head if is_first or made.head == state.head else None
 
@@ -276,11 +276,11 @@ class Repository:
         self.api.create_branch(self.repo_id, branch=self.branch, revision=head, exist_ok=True, **DATASET)
 
     def upload(self, paths: list[str], folder: str) -> dict[str, CommitOperationAdd]:
-        """Sends files of a folder to the Hub's storage, some at a time, except those it has already. Commits nothing.
+        """Sends files of a folder to the Hub's storage, a batch at a time, except those it has. Commits nothing.
 
         Returns {path: what to commit}.
         """
-        disable_progress_bars()  # ours says the same in one line
+        disable_progress_bars()  # ours says the same on one line
         sent: dict[str, CommitOperationAdd] = {}
         sizes = {path: os.path.getsize(os.path.join(folder, path)) for path in paths}
         with Progress(sum(sizes.values()), "uploading") as bar:
@@ -300,9 +300,9 @@ class Repository:
     def recall(self, state: State, files: dict[str, str]) -> None:
         """Tells the Xet client what the Hub has of the files that `files` ({path: local file}) will replace.
 
-        Of a file, the client asks the Hub for the first chunk only, and is told of all that was uploaded with it. If
-        the first image is another, it would find nothing, and send all of the file again: 42 MB of an update of 10
-        labels. So the first bytes of the published files go first; the Hub has them, and nobody commits them.
+        The client asks the Hub about the first chunk of a file only, and learns of all that was uploaded with it. If
+        the first image differs, it learns nothing, and sends the whole file again: 42 MB of an update of 10 labels. So
+        the first bytes of the published files are sent first. The Hub has them already, and they are never committed.
         """
         firsts = []
         for path in () if constants.HF_HUB_DISABLE_XET else sorted(set(files) & set(state.files)):

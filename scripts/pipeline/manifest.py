@@ -85,8 +85,8 @@ def parse_manifest(text: str, where: str) -> dict:
     if not good:
         raise ValueError(f"{where}: not a manifest of this builder; the folder belongs to something else")
     outside = [path for path in paths if path.startswith("/") or {"..", ""} & set(path.split("/")) or "\\" in path]
-    if outside:  # files of a manifest may be removed: never any outside of its folder
-        raise ValueError(f"{where}: names {outside[0]!r}, a path outside of its folder; the manifest is refused")
+    if outside:  # files of a manifest may be removed, but never one outside its folder
+        raise ValueError(f"{where}: names {outside[0]!r}, a path outside its folder; the manifest is refused")
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""Writing one shard as one Parquet file, always the same bytes for the same shard; reading its footer, or a row."""
+"""Writes a shard as one Parquet file, the same bytes each time; reads its footer, or a row."""
 
 import hashlib
 import io
@@ -18,8 +18,8 @@ WRITER = {"version": "2.6", "compression": "none", "use_dictionary": False, "wri
 
 # A page begins with an image, so that the Hub's deduplicating storage finds the image again wherever it moves. Pages
 # that end after the value that fills them do that for images, and are written at 2.3 GB/s. Content-defined ones give
-# the same bytes at 0.75 GB/s; they are needed where many small PNGs share a page, to find its begin again after a row
-# that was removed.
+# the same bytes at 0.75 GB/s; they are needed where many small PNGs share a page, to find where it begins after a row
+# was removed.
 PAGES = {"data_page_size": 8 << 10, "write_batch_size": 1}
 CONTENT_DEFINED_PAGES = {
     "use_content_defined_chunking": {"min_chunk_size": 8 << 10, "max_chunk_size": 64 << 10, "norm_level": 0}
@@ -46,7 +46,7 @@ def spelled(feature):
 
 
 def features_metadata(config: str) -> dict:
-    """A config's features as they stand in a file's metadata."""
+    """A config's features as a file's metadata has them."""
     return {name: spelled(feature) for name, feature in features_of(config).to_dict().items()}
 
 

@@ -1,4 +1,4 @@
-"""From sources to a plan: which shards there are, each with the key of its inputs, and what was found wrong."""
+"""From sources to a plan: which shards there are, each with the key of its inputs, and what is wrong."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from hyper_kvasir import (
 from scripts.pipeline.console import say
 from scripts.pipeline.parquet import features_metadata, writer_options
 
-SCHEMA = 1  # of the stored files; counted up when the same inputs are to give other files
+SCHEMA = 1  # of the stored files; count it up when the same inputs are to give other files
 
 
 class PlannedShard(NamedTuple):
@@ -66,7 +66,7 @@ def make_plan(folders: list[str], configs: list[str], expected: Expected, checks
     for name, archive in archives.items():
         try:
             parts.append(read_part(name, archive, folds, expected, problems, with_crcs=True))
-        except SourceError as error:  # the archive itself: go on, to say what is wrong with the others too
+        except SourceError as error:  # the archive itself; the others are still read, to say what is wrong there too
             problems.extend(error.problems)
     return Plan(there, parts, {s.path: plan_shard(s) for part in parts for s in part.shards()}, problems)
 

@@ -44,7 +44,7 @@ class Published(State):
 
     @property
     def entries(self) -> dict:
-        """The manifest's data files that are really there, with that content."""
+        """The manifest's data files that are there, with that content."""
         entries = self.manifest["files"] if self.manifest else {}
         there = self.files
         return {
@@ -58,13 +58,13 @@ class Published(State):
 
     @property
     def texts(self) -> dict:
-        """{path: {"bytes", "sha256"}} of the files that go along with the data: the card and its figures."""
+        """{path: {"bytes", "sha256"}} of the files beside the data: the card and its figures."""
         return (self.manifest or {}).get("card", {}).get("files", {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A release as far as it is known before it is built.
+    """What is known of a release before it is built.
 
     Files to be built have "sha256" None in the manifest, and as "bytes" those of their images. `rows` is {path: what
     `row_digests` would return} of the files that cannot be read in `folder`.
@@ -103,7 +103,7 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class Release(Draft):
-    """A release that is whole: its data files are built, and its small files are made.
+    """A whole release: its data files are built, and its small files are made.
 
     The data files that the Hub may lack are in `folder`, unless they were sent already. `texts` is {path: content}.
     """
@@ -127,10 +127,10 @@ class Release(Draft):
 
 
 class Maker(Protocol):
-    """Makes a release: first a draft, which may be refused, then all of it. Both may be asked for more than once."""
+    """Makes a release: first a draft, which may be refused, then the whole. Either may be asked for more than once."""
 
     def draft(self, published: Published) -> Draft:
-        """What shall replace the published state; a Release if nothing is to be built. Builds and sends nothing."""
+        """What is to replace the published state; a Release if nothing needs building. Builds and sends nothing."""
 
     def build(self, published: Published, draft: Draft, send: Send) -> Release:
         """The whole release of a draft. May send what it builds."""
@@ -148,7 +148,7 @@ class Changes(NamedTuple):
 
 
 def publish(repository: Repository, maker: Maker, *, private: bool = False, dry_run: bool = False) -> str:
-    """Publishes what `maker` makes of the published state; returns a line that says how it ended.
+    """Publishes what `maker` makes of the published state, and returns a line on how it ended.
 
     Everything that can be refused from the draft alone is refused before anything is built, made on the Hub or sent.
     Raises PublishError if the publication is refused or fails.
@@ -171,14 +171,15 @@ def publish(repository: Repository, maker: Maker, *, private: bool = False, dry_
         sha = delivery.commit(release)
         if sha:
             return _finish(repository, release, sha)
-        say("somebody else committed to the branch meanwhile; planning again")
+        say("somebody else committed to the branch meanwhile; comparing again")
     raise PublishError(
-        f"{repository.repo_id}: the branch {repository.branch} moved on in each of {ROUNDS} tries; try again later"
+        f"{repository.repo_id}: somebody else committed to {repository.branch} during each of {ROUNDS} tries; "
+        "try again later"
     )
 
 
 class Delivery:
-    """Sends a release's data files and commits all of it, onto the published state that it was compared with.
+    """Sends a release's data files and commits the release, onto the published state that it was compared with.
 
     The repository is made when there is something to send, and not before. `sent` is what earlier rounds have sent.
     """
@@ -196,7 +197,7 @@ class Delivery:
         self.sent.update(self.repository.upload(paths, folder))
 
     def commit(self, release: Release) -> str | None:
-        """Sends what was not sent yet, and commits; returns the commit, None if somebody else's was faster."""
+        """Sends what was not sent yet, and commits. Returns the commit; None if somebody else was faster."""
         self.repository.check_card(release.texts["README.md"].decode())
         changes = find_changes(release, self.published)
         self.send([path for path in changes.add if path in release.files and path not in self.sent], release.folder)
@@ -271,7 +272,7 @@ def find_changes(draft: Draft, published: Published) -> Changes:
 
 
 def is_new(repository: Repository, draft: Draft, published: Published, changes: Changes) -> bool:
-    """Whether anything but the version, its changelog entry and the packages differs from what is published."""
+    """Whether more than the version, its changelog entry and the packages differs from what is published."""
     if published.version is None:
         return True
     if set(changes.add) & set(draft.files) or changes.delete:
@@ -319,7 +320,7 @@ def changes_table(draft: Draft, changes: Changes) -> str:
 
 
 def check_repository(published: Published) -> None:
-    """Refuses a repository of something else, and what `datasets` would take for a loading script."""
+    """Refuses a repository of something else, and names that `datasets` would take for a loading script."""
     repo_id = published.repo_id
     name = repo_id.split("/")[-1]
     if name.endswith(".py"):
@@ -337,8 +338,8 @@ def check_lost(published: Published, parts: set[str]) -> None:
         return
     others = [path for path in published.lost if part_of_path(path) not in parts]
     if others:
-        raise PublishError(f"{_lost(published, others)}: take that commit back, or publish those parts too")
-    say(f"{_lost(published, published.lost)}: they are put back")
+        raise PublishError(f"{_lost(published, others)}: revert that commit, or publish those parts too")
+    say(f"{_lost(published, published.lost)}: they will be restored")
 
 
 def _lost(published, lost):
@@ -365,12 +366,12 @@ def check_stray(draft: Draft, published: Published, changes: Changes) -> None:
 
 
 def check_limits(draft: Draft) -> None:
-    """Refuses more files than the Hub takes."""
+    """Refuses more files than the Hub accepts."""
     folder, most = Counter(os.path.dirname(path) for path in draft.files).most_common(1)[0]
     if len(draft.files) > MOST_FILES or most > MOST_IN_FOLDER:
         raise PublishError(
-            f"{len(draft.files):,} files, {most:,} of them in {folder}; the Hub takes {MOST_FILES:,} in all and "
-            f"{MOST_IN_FOLDER:,} in a folder: make larger ones"
+            f"{len(draft.files):,} files, {most:,} of them in {folder}; the Hub accepts {MOST_FILES:,} in all and "
+            f"{MOST_IN_FOLDER:,} in a folder; make larger ones"
         )
 
 
@@ -384,7 +385,7 @@ def check_changelog(version: str, changelog: str, where: str) -> None:
 
 
 def check_tag(repository: Repository, name: str, published: Published) -> None:
-    """Refuses to take a tag for that of the published version if it is at a commit of something else."""
+    """Refuses a tag of the published version that is at a commit of something else."""
     commit = published.tags[name]
     if commit == published.head:
         return
@@ -462,7 +463,7 @@ def demanded_step(repository: Repository, draft: Draft, published: Published) ->
         return "MINOR", "configs are new"
     if new_columns:
         return "MINOR", "columns are new"
-    return "PATCH", "files are written anew" if rewritten else "only the card changed"
+    return "PATCH", "files are rewritten" if rewritten else "only the card changed"
 
 
 def _gone_views(old, new):
@@ -476,7 +477,7 @@ def _whole_revision(published):
     """Where all files of the published manifest can be read: the head, or the tag if the head has lost some."""
     name, lost = f"v{published.version}", published.lost
     if lost and name not in published.tags:
-        raise PublishError(f"{_lost(published, lost)}, and {name} is not tagged: take that commit back first")
+        raise PublishError(f"{_lost(published, lost)}, and {name} is not tagged: revert that commit first")
     return published.tags[name] if lost else published.head
 
 
@@ -533,15 +534,15 @@ def _columns(parquet):
 
 
 def read_back(repository: Repository, sha: str, release: Release) -> list[str]:
-    """What is wrong with a commit, as a reader sees it.
+    """What is wrong with a commit, seen as a reader would.
 
     The Hub's digest of every file proves its content. The footer of every Parquet file, read at the commit, gives the
-    rows of every split, and the columns. That each config streams shows that the card leads to them: the splits it
-    has, their features, and a first row whose image opens. A part of at most LOAD_BYTES is loaded whole too.
+    rows of every split, and the columns. Streaming each config shows that the card leads to them: its splits,
+    their features, and a first row whose image opens. A part of at most LOAD_BYTES is also loaded whole.
     """
     problems = _compare_files(release, repository.files(sha))
     if problems:
-        return problems  # reading them would only say it again, less clearly
+        return problems  # reading them would only repeat it, less clearly
     configs = release.manifest["configs"]
     with Progress(len(release.files) + len(configs), "reading back", unit=" files and configs") as bar:
         rows, problems = _read_footers(repository, sha, release, bar)

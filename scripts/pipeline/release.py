@@ -1,7 +1,7 @@
-"""A release: a built folder as it lies there, or straight from the archives.
+"""Makes a release, from a built folder or straight from the archives.
 
-From the archives, only shards whose inputs changed since the published version are built. Unchanged ones are neither
-built nor downloaded: their rows are known from the archives, their files from the published manifest.
+From the archives, only shards whose inputs changed since the published version are built. The others are neither built
+nor downloaded: their rows are known from the archives, their files from the published manifest.
 """
 
 import functools
@@ -61,7 +61,7 @@ class FolderMaker:
 def folder_release(folder: str, edition: Edition, expected: Expected, workers: int) -> Release:
     """The release of a built folder. Raises PublishError if it, its card included, does not verify."""
     manifest = built_manifest(folder)
-    _refuse("the verification is not green", verify(folder, expected, workers).listed())
+    _refuse("the verification failed", verify(folder, expected, workers).listed())
     summaries = stats.collect(folder, manifest, stats.read_stats(folder))
     manifest, texts = _with_card(manifest, edition, summaries, folder_examples(folder, summaries))
     _refuse("the card is wrong", check_card(texts["README.md"].decode(), manifest, folder))
@@ -82,10 +82,10 @@ def _refuse(what, problems):
 
 
 def _with_card(manifest, edition, summaries, example):
-    """(the manifest as it is published, the small files that go along with it)"""
+    """(the manifest as it is published, the small files that go with it)"""
     manifest = {"version": edition.version, **manifest}
     manifest, texts = make_card(manifest, summaries, example, edition.repo_id, edition.changelog)
-    _refuse("the Hub would not take the card", lint_card(texts["README.md"].decode(), list(manifest["files"])))
+    _refuse("the Hub would not accept the card", lint_card(texts["README.md"].decode(), list(manifest["files"])))
     return manifest, {**texts, FILE: manifest_text(manifest).encode()}
 
 
@@ -178,7 +178,7 @@ class SourceMaker:
         self.fingerprints |= {part: {**source, "complete": True} for part, source in fingerprints.items()}
         made |= new
         contents = read_contents(self.staging, sorted(made), workers)
-        _refuse("the verification is not green", [p for content in contents.values() for p in content.problems])
+        _refuse("the verification failed", [p for content in contents.values() for p in content.problems])
         self.summaries |= stats.collect(self.staging, {"files": made}, self.summaries)
         self.built |= {path: (made[path], contents[path]) for path in made}
         return sorted(made)
@@ -203,7 +203,7 @@ class SourceMaker:
             manifest["versions"] = old["versions"]  # that the files were written with
         result = Verified(configs=list(manifest["configs"]))
         check_contents(manifest, contents, self.options.expected, result)
-        _refuse("the verification is not green", result.listed())
+        _refuse("the verification failed", result.listed())
         return {"version": self.edition.version, **manifest}
 
     def _files(self, published):

@@ -174,7 +174,7 @@ def finding_samples(folder: str, manifest: dict, result: Verified) -> dict[str, 
 
 
 def _first_rows(folder, manifest):
-    """{label: (image id, path, row number)} of the least id, labeled files first."""
+    """{label: (image id, path, row number)} of the smallest id, labeled files first."""
     first = {}
     for part in ("labeled", "segmented"):
         least = {}
@@ -274,7 +274,7 @@ def describe(row: dict) -> dict:
         if disagrees(described):
             described["picture"] = thumbnail(row["image"]["bytes"], LARGE_SIDE)
     except UNREADABLE as error:
-        described["error"] = re.sub(r" <_io\.\S+ object at \w+>", "", str(error))  # an address in memory tells nobody
+        described["error"] = re.sub(r" <_io\.\S+ object at \w+>", "", str(error))  # an address in memory
     return described
 
 
@@ -288,7 +288,7 @@ def _annotation(mask, instances, bboxes):
 
     boxes: [{"at": [x, y, width, height], "iou", "instance", "fit"}] with the number of the instance that fits best, if
     any, and one of FITS. instances: [{"at", "iou", "number", "boxed", "path"}], "iou" to the best box, "boxed" where a
-    box matches. An IoU is between boxes. lowest: the least of all these. share: of the image that is mask. mask: the
+    box matches. An IoU is between boxes. lowest: the smallest of all these. share: of the image that is mask. mask: the
     mask's outline where it differs from the instances together.
     """
     components = components_of(instances)

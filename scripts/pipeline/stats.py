@@ -1,7 +1,7 @@
 """What the card says in numbers, counted from the stored files, and kept in `stats.json` beside them.
 
-A summary is a dict of counts of one file, JSON as it stands. Summaries add up (`merge`), and each is kept with the
-sha256 of its file: a file that did not change, or that lies on the Hub only, need not be read again.
+A summary is a dict of counts of one file, in JSON's types. Summaries add up (`merge`), and each is kept with the sha256
+of its file: a file that did not change, or that is only on the Hub, need not be read again.
 """
 
 import io
@@ -21,14 +21,14 @@ from scripts.pipeline.manifest import part_of_path
 Example = Callable[[str, str], dict]  # (part, image id) -> the row, images as {"bytes", "path"}
 
 FILE = "stats.json"
-SCHEMA = 2  # of a summary; counted up when the same file is to give another one
+SCHEMA = 2  # of a summary; count it up when the same file is to give another summary
 
 GRID = 64  # cells a side of the heat maps
 MATCH = 2  # pixels by which each edge of a box may be off the component that it belongs to
 FITS = ("matched", "stretched", "unmatched")  # how a box fits the mask
 OBJECT_EXAMPLES = {"one": 2, "several": 2}  # segmented images shown on the card, beside the most stretched one
 
-# The example luminance table of the JPEG standard (Annex K), whose sum tells the quality that libjpeg was asked for.
+# The example luminance table of the JPEG standard (Annex K); libjpeg scales it by the quality that it is asked for.
 _STANDARD_TABLE_SUM = 3688
 
 
@@ -36,12 +36,12 @@ def summarize(path: str, part: str) -> dict:
     """The summary of one stored file of a part, e.g. "segmented".
 
     {"rows": n,
-     "first": image_id,                                         the least one
+     "first": image_id,                                         the smallest
      "sizes": [[width, height, images]],
      with labels also
      "cells": [[label, fold_2, fold_5, images]],                folds may be None
      labeled and segmented
-     "examples": {label or kind: [image_id]},                   the least ones of each finding, or kind of polyp image
+     "examples": {label or kind: [image_id]},                   the smallest of each finding, or kind of polyp image
      segmented
      "stretched": [[overlap, image_id]],                        the box stretched to the corner that fits worst, if any
      "instances", "boxes": [[number in an image, images]],
@@ -130,7 +130,7 @@ def _read_objects(row):
 
 
 def _encoder(data):
-    """(whether a JPEG has a JFIF marker, the quality that its luminance table stands for, 0 to 100)."""
+    """(whether a JPEG has a JFIF marker, the quality that its luminance table implies, 0 to 100)."""
     with Image.open(io.BytesIO(data)) as image:
         scale = 100 * sum(image.quantization[0]) / _STANDARD_TABLE_SUM
         return "jfif" in image.info, max(0, round(100 - scale / 2 if scale <= 100 else 5000 / scale))
@@ -213,7 +213,7 @@ def _on_grid(mask):
 
 
 def _object_examples(images):
-    """{kind: the least image ids}: images of one polyp, and of several, without a box stretched to the corner."""
+    """{kind: the smallest image ids}: images of one polyp, and of several, without a box stretched to the corner."""
     kinds = {kind: [] for kind in OBJECT_EXAMPLES}
     for image in images:
         if not any(fit.kind == "stretched" for fit in image.fits):
@@ -253,11 +253,11 @@ def _add(name, one, other):
     return sorted(one + other) if isinstance(one, list) else one + other
 
 
-# ---------------------------------------------------------------------------------------------------- what they tell
+# ---------------------------------------------------------------------------------------------------- what they say
 
 
 def size_range(summary: dict) -> tuple[int, int, int, int]:
-    """(least width, greatest width, least height, greatest height) in pixels."""
+    """(smallest width, largest width, smallest height, largest height) in pixels."""
     widths, heights, _ = zip(*summary["sizes"])
     return min(widths), max(widths), min(heights), max(heights)
 
@@ -290,10 +290,10 @@ def densest(segmented: dict, of: str) -> float:
 
 
 def collect(folder: str, manifest: dict, known: dict, opened=None) -> dict:
-    """{path: summary with "sha256" and "schema"} of all files of a manifest, reading those that `known` has not.
+    """{path: summary with "sha256" and "schema"} of all files of a manifest, reading those that `known` lacks.
 
-    They are read in `folder`, or by `opened` (path -> a file object) where they lie elsewhere. Raises OSError, naming
-    the file, where one cannot be read.
+    They are read in `folder`, or by `opened` (path -> a file object) if they are elsewhere. Raises OSError, naming the
+    file, if one cannot be read.
     """
     stats = {}
     for path, entry in manifest["files"].items():

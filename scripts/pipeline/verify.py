@@ -75,7 +75,7 @@ def verify(folder: str, expected: Expected, workers: int) -> Verified:
 
 
 def check_contents(manifest: dict, contents: dict[str, FileContent], expected: Expected, result: Verified) -> None:
-    """Checks all that the files' contents tell, against the manifest, each other and the expected numbers."""
+    """Checks the files' contents against the manifest, each other and the expected numbers."""
     for path, content in contents.items():
         _check_entry(path, manifest["files"][path], content, result)
     _check_ids(contents, result)
@@ -235,7 +235,7 @@ def _check_ids(contents, result):
     for part, found in ids.items():
         rows = sum(len(c.columns["image_id"]) for path, c in contents.items() if part_of_path(path) == part)
         if len(found) != rows:
-            result.problems.append(f"{part}: {rows - len(found):,} image ids appear more than once")
+            result.problems.append(f"{part}: {rows - len(found):,} rows repeat an image id")
     both = set(ids["labeled"]) & set(ids["unlabeled"])
     if both:
         result.problems.append(f"{len(both):,} ids are both labeled and unlabeled, e.g. {min(both)}")
@@ -262,7 +262,7 @@ def _check_folds(contents, result):
 
 
 def _count(manifest, contents, expected, result):
-    """Every number of the dataset that the folder's configs tell."""
+    """Counts every number of the dataset that the folder's configs hold."""
     checks = result.checks
     for config in result.configs:
         splits = manifest["configs"][config]
@@ -314,14 +314,14 @@ def _check_card(folder, manifest, result):
         result.problems.append(f"README.md: cannot be read ({error})")
         return
     result.problems += lint_card(text, list(manifest["files"]))
-    if not result.problems:  # of damaged files the numbers cannot be told
+    if not result.problems:  # damaged files have no meaningful numbers
         result.problems += check_card(text, manifest, folder)
 
 
 def _check_loading(folder, manifest, result):
     """Every split of every config streams by its name, with the features that it should have."""
     if result.problems:
-        return  # loading would only say them again, less clearly
+        return  # loading would only repeat them, less clearly
     for config, splits in manifest["configs"].items():
         try:
             result.problems += stream_problems(os.path.abspath(folder), config, list(splits))
