@@ -19,7 +19,7 @@ REAL = ROOT.parent / "shared" / "source"
 
 def pytest_collection_modifyitems(items):
     """Long groups first, so that no worker is left with one at the end."""
-    first = ["full", "versions", "real"]
+    first = ["full", "versions", "real", "card", "review"]
 
     def rank(item):
         group = item.get_closest_marker("xdist_group")
@@ -152,23 +152,23 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="session")
 def v1(tmp_path_factory):
     """The first of three versions, of some configs."""
-    from tests.publisher import SOME, folder_of
+    from tests.publisher import FEW, SOME, folder_of
 
-    return folder_of(tmp_path_factory, "v1", configs=SOME)
+    return folder_of(tmp_path_factory, "v1", configs=SOME, findings=FEW)
 
 
 @pytest.fixture(scope="session")
 def relabeled(tmp_path_factory):
-    from tests.publisher import SOME, folder_of
+    from tests.publisher import FEW, SOME, folder_of
 
-    return folder_of(tmp_path_factory, "relabeled", configs=SOME, relabel=2)
+    return folder_of(tmp_path_factory, "relabeled", configs=SOME, findings=FEW, relabel=2)
 
 
 @pytest.fixture(scope="session")
 def added(tmp_path_factory):
-    from tests.publisher import SOME, folder_of
+    from tests.publisher import FEW, SOME, folder_of
 
-    return folder_of(tmp_path_factory, "added", configs=SOME, relabel=2, add=3)
+    return folder_of(tmp_path_factory, "added", configs=SOME, findings=FEW, relabel=2, add=3)
 
 
 @pytest.fixture

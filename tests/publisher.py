@@ -8,7 +8,7 @@ import time
 import httpx2
 from huggingface_hub import HfApi
 
-from hyper_kvasir import VIEWS
+from hyper_kvasir import FINDINGS, VIEWS
 from scripts.loopback_hub.client import READ_TOKEN, WRITE_TOKEN
 from tests.conftest import build
 from tests.fake_source import write_source
@@ -16,8 +16,9 @@ from tests.processes import Process
 
 REPO = "ns/hyper-kvasir"
 STRANGER_TOKEN = "hf_loopback_stranger"  # may write, but not to repositories of "ns"
-SOME = ["labeled", "segmented", "fold_5"]  # configs
-VERSIONS = ["1.0.0", "1.0.1", "1.1.0", "1.1.1", "2.0.0", "2.0.1", "3.0.0"]
+SOME = ["labeled", "segmented"]  # configs
+FEW = dict.fromkeys(FINDINGS, 1) | {"polyps": 8}  # labeled images
+VERSIONS = ["1.0.0", "1.0.1", "1.1.0", "1.1.1", "2.0.0", "2.0.1", "3.0.0", "3.0.1"]
 
 
 class Publisher:

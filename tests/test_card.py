@@ -43,6 +43,9 @@ from scripts.pipeline.manifest import make_manifest, manifest_text, read_manifes
 from tests.conftest import sha256_of, tree
 from tests.processes import sketch
 
+# Of one worker, so that it draws the figures once.
+pytestmark = pytest.mark.xdist_group("card")
+
 SEGMENTED = "data/segmented/00.parquet"
 LABELED = "data/labeled/lower-gi-tract/pathological-findings/fold2-0_fold5-0_00.parquet"
 
@@ -541,7 +544,7 @@ def test_nothing_that_a_card_needs_is_missing(official):
         "tv_tensors.Mask(", "tv_tensors.BoundingBoxes(", '"hf://datasets/ns/hyper-kvasir@v1.0.0/', "duckdb.sql(",
         "polars.read_parquet(", "cju_to_uuid.csv", "All labeled images: 23 findings",
         "license the data under CC BY 4.0", "still asks for written permission for competitions and commercial use",
-        "**Meant for**", "**Not for**", "Neighbouring frames".lower(), "carry dates and times that\nare burned in",
+        "**Meant for**", "**Not for**", "neighboring frames", "carry burned-in dates and\ntimes",
         "leave out the ids they share", CITATION, "Kvasir-SEG: A Segmented Polyp Dataset", "254 groups",
     ):  # fmt: skip
         assert words in text, words

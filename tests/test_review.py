@@ -20,6 +20,9 @@ from tests.fake_source import write_source
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r tests/requirements.txt")
 
+# Of one worker, so that it makes the page once.
+pytestmark = pytest.mark.xdist_group("review")
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -83,6 +86,12 @@ def visit(chromium):
 @pytest.fixture
 def page(visit, address):
     return visit(address)
+
+
+def open_first(page):
+    page.locator(".tile").first.scroll_into_view_if_needed()
+    page.wait_for_selector(".tile img")  # put there once in view; a click at that moment would be lost
+    page.click(".tile")
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +352,7 @@ def test_keyboard_alone_is_enough(page, truth):
 def test_the_large_view_goes_through_what_the_filters_left(page, truth):
     page.select_option("#boxes", "2")
     ids = shown_ids(page)
-    page.click(".tile")
+    open_first(page)
     page.click("#next")
     assert (page.inner_text("#large-id"), page.inner_text("#position")) == (ids[1], f"2 of {len(ids)}")
     page.click("#close")
@@ -365,14 +374,14 @@ def test_boxes_that_do_not_fit_are_seen_and_named(page, truth):
     """Dotted and explained; those under ten pixels with a ring, as a sliver is hardly seen."""
     assert page.locator("#grid-layers .legend").inner_text() == "Box that matches no instance"
     page.select_option("#agreement", "unmatched")
-    page.click(".tile")
+    open_first(page)
     assert page.locator("#large-picture .boxes rect.unfit").count() == 1
     assert page.locator("#large-picture .boxes circle.unfit").count() == 1
     assert "✗ unmatched" in page.inner_text("#large-facts") and "✗ disagree" in page.inner_text("#large-facts")
     assert page.locator("#large-facts th:not([scope=col])").count() == 0
     page.keyboard.press("Escape")
     page.select_option("#agreement", "agree")
-    page.click(".tile")
+    open_first(page)
     assert page.locator("#large-picture .boxes rect").count() > 0
     assert page.locator("#large-picture .boxes .unfit, #large-picture .boxes circle").count() == 0
 

@@ -64,5 +64,5 @@ def test_a_ci_identity_publishes_to_its_repository_alone(small, tmp_path):
         publisher.refused("invalid_grant", small, "1.0.1", token=None)
         body = {"subject_token": CI_IDENTITY, "resource": "datasets/ns/new"}
         token = httpx2.post(f"{hub.endpoint}/oauth/token", json=body).json()["access_token"]
-        with pytest.raises(PublishError, match="ns/new is not there, .* trusted publisher, which cannot make it"):
+        with pytest.raises(PublishError, match="ns/new is not there, .* a trusted publisher, which cannot"):
             Repository(HfApi(endpoint=hub.endpoint, token=token), "ns/new").check_access(State("ns/new", None))
