@@ -1,7 +1,8 @@
 """Runs commands as processes of their own that are forked off a server, which has imported what they import.
 
 Such a process has its own environment, caches, sessions and connections, and can be killed. It starts sooner, waits a
-tenth as long where it waits for a busy Hub, and sketches the card's figures unless $DRAW_FIGURES is set.
+tenth as long where it waits for a busy Hub, parses YAML by libyaml, and sketches the card's figures unless
+$DRAW_FIGURES is set.
 """
 
 import hashlib
@@ -16,12 +17,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
 from PIL import Image
 
 from scripts.loopback_hub.client import PROJECT
 
+# The clients parse a card many times. Before they are imported, as they derive loaders from it.
+yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+PRELOADED = ["tests.processes", "datasets", "huggingface_hub.hf_api", "scripts.publish", "scripts.pipeline.figures"]
+PRELOADED += ["aiohttp", "fsspec.implementations.http", "scipy.io", "PIL.JpegImagePlugin"]  # which come later
 forkserver = multiprocessing.get_context("forkserver")
-forkserver.set_forkserver_preload(["datasets", "huggingface_hub.hf_api", "scripts.publish", "scripts.pipeline.figures"])
+forkserver.set_forkserver_preload(PRELOADED)
 
 
 class Process:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import datasets
@@ -32,18 +31,6 @@ def start(source, out):
 
 
 # --------------------------------------------------------------------------------------------------------- real data
-
-
-@pytest.mark.slow
-@pytest.mark.xdist_group("real")
-def test_the_real_segmented_part(real, real_built):
-    """That it verifies, its publication shows."""
-    rows = load_dataset(str(real_built), "segmented", split="train").cast_column("image", datasets.Image(decode=False))
-    assert len(rows) == 1000
-    assert sum(len(objects["id"]) for objects in rows["objects"]) == 1071
-    archive = zipfile.ZipFile(real / "hyper-kvasir-segmented-images.zip")
-    for row in rows:
-        assert row["image"]["bytes"] == archive.read(f"segmented-images/images/{row['image_id']}.jpg")
 
 
 def test_the_real_labeled_sample_is_incomplete(real, tmp_path, capsys, monkeypatch):

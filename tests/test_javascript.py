@@ -10,6 +10,8 @@ from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.client import READ_TOKEN
 from tests.publisher import REPO, Publisher
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = "@huggingface/hub@2.17.5"
 CHECK = """
 import { createHash } from "node:crypto";

@@ -7,8 +7,6 @@ import http.client
 import io
 import json
 import random
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -19,6 +17,7 @@ import pytest
 
 from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.client import READ_TOKEN, WRITE_TOKEN
+from tests.processes import Process
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ["xet", "lfs"]
@@ -43,12 +42,11 @@ def run(hub, client, *arguments, token=WRITE_TOKEN, mode="xet", home=None):
     code = f"import json; from tests.test_loopback_hub import {client.__name__} as client; "
     code += f"print('RESULT' + json.dumps(client(*{arguments!r})))"
     environment = hub.env(token=token, xet=mode == "xet", home=home or hub.folder / f"home-{mode}")
-    command = [sys.executable, "-c", code]
-    child = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-    assert child.returncode == 0, f"{client.__name__}: {child.stdout[-2000:]}{child.stderr[-6000:]}"
+    status, *said = Process(environment, code=code).end()
+    assert status == 0, f"{client.__name__}: {said[0][-2000:]}{said[1][-6000:]}"
     with (hub.folder / "client-output.txt").open("a") as output:
-        output.write(child.stdout + child.stderr)
-    return json.loads(child.stdout.rpartition("RESULT")[2])
+        output.write("".join(said))
+    return json.loads(said[0].rpartition("RESULT")[2])
 
 
 @pytest.fixture(scope="module")

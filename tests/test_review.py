@@ -21,7 +21,7 @@ from tests.fake_source import write_source
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -r tests/requirements.txt")
 
 # Of one worker, so that it makes the page once.
-pytestmark = pytest.mark.xdist_group("review")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("review")]
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
