@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 
 from tests.conftest import ROOT
@@ -86,6 +87,11 @@ def test_what_is_imported_is_declared():
         names -= {"hyper_kvasir", "scripts", "tests"} | declared_for(layer_of(path))
         names -= {"isal"} if path == MODULE else set()  # in a `try`: it only makes it faster
         assert not names, f"{path} imports {names}"
+
+
+def test_what_only_reads_loads_no_matplotlib():
+    code = "import sys, scripts.verify, scripts.review; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_the_hub_knows_neither_dataset_nor_manifest():
