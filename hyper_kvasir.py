@@ -311,7 +311,9 @@ class Expected:
         else:
             return
         if not good:
-            advice = "download it again, or give the folder extracted from it if you zipped it anew"
+            advice = (
+                "download it again, or give the extracted folder if you zipped it anew; remove files that you added"
+            )
             problems.at(archive).add(f"not the official {archive.file}: {what}; {advice}", waivable=True)
 
 
@@ -731,7 +733,7 @@ def _zip_directory(path):
         except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
             size = file.seek(0, os.SEEK_END)
             known = OFFICIAL.sources.get(posixpath.basename(path), {}).get("bytes")
-            expected = f", the official archive {known:,}" if known else ""
+            expected = f", the official archive has {known:,}" if known else ""
             raise SourceError(
                 [f"{path}: truncated or damaged zip ({error}); it has {size:,} bytes{expected}; download it again"]
             ) from error
@@ -866,7 +868,7 @@ def _download(dl_manager, official):
             return path
         except Exception as error:  # each address fails in ways of its own: HTTP, TLS, DNS, the Hub's, offline mode
             failures.append(f"{address}: {type(error).__name__}: {error}")
-    advice = "Download it by other means and pass its folder"
+    advice = "Check the network, or download it by other means and put it beside the archives"
     raise SourceError([f"{official.name} could not be downloaded: {'; '.join(failures)}. {advice}"])
 
 
@@ -913,7 +915,7 @@ def read_folds(dl_manager, folders: Sequence[str], expected: Expected, problems:
         labels = {label for label, _ in entries.values()}
         if len(labels) > 1:
             names = " and ".join(sorted(FINDINGS[label] for label in labels))
-            problems.at(image_id).add(f"the two fold csvs disagree: {names}")
+            problems.at(image_id).add(f"the two fold csvs disagree: {names}; download them again")
         folds[image_id] = Fold(min(labels), *(entries[k][1] if k in entries else None for k in FOLDS))
     return folds
 
@@ -1123,7 +1125,7 @@ class _LabeledReader(_Reader):
                 expected = "<tract>/<category>/<one of the 23 findings>"
                 if label is not None:
                     expected = f"{TAXONOMY[label].tract}/{TAXONOMY[label].category}/{finding}"
-                text = f"unknown finding folder {folders!r}; expected {expected}"
+                text = f"unknown finding folder {folders!r}; expected {expected}; move or remove the file"
                 self.problems.at(member.name).add(text)
             elif image_id in rows:
                 both = f"{FINDINGS[rows[image_id].label]} and {FINDINGS[label]}"
@@ -1173,7 +1175,7 @@ class _LabeledReader(_Reader):
             surplus = found & unlisted
             texts = []
             if len(found) != self.expected.findings[finding]:
-                texts.append(f"{len(found):,} of {self.expected.findings[finding]:,} images")
+                texts.append(f"{len(found):,} images, expected {self.expected.findings[finding]:,}")
             if absent:
                 texts.append(f"listed in {_LABELS} but missing: {len(absent):,} ({_few(absent)})")
             if surplus:

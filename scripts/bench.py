@@ -252,7 +252,7 @@ def hub_bytes(folder, files, texts, gone):
 
 
 def percent(part, whole):
-    return f"{100 * part / whole:.3f} %"
+    return f"{100 * part / whole:.3f}%"
 
 
 def main(arguments=None) -> int:

@@ -4,8 +4,8 @@
 
 A source may hold the official zips (any subset; name the configs that they serve by --config), the one full zip,
 extracted folders, or a copy whose folders are spelled as in the official split csvs. Everything in it is checked:
-counts, labels, folds, masks, boxes, CRCs, digests. If anything is wrong, all problems are listed and nothing that
-looks finished is left.
+counts, labels, folds, masks, boxes, CRCs, digests. If anything is wrong, all problems are listed and no new build
+is written; an earlier one in --out stays as it was.
 
 After a kill or a change of the source, run it again: it builds only what is missing or changed.
 """
@@ -21,11 +21,19 @@ from scripts.pipeline.console import add_expect, add_workers, command_parser, re
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.build", __doc__)
     parser.add_argument(
-        "--source", action="append", required=True, metavar="DIR", help="a folder with archives, or a zip; repeatable"
+        "--source",
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="a folder with archives, or a zip; repeatable: the first that has a part is used",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write: new, or one built before")
     parser.add_argument(
-        "--config", action="append", choices=VIEWS, metavar="NAME", help=f"one of {', '.join(VIEWS)}; default all"
+        "--config",
+        action="append",
+        choices=VIEWS,
+        metavar="NAME",
+        help=f"one of {', '.join(VIEWS)}; repeatable; default: all",
     )
     add_workers(parser)
     parser.add_argument("--no-verify", action="store_true", help="build from a partial source, and say what is missing")

@@ -3,7 +3,7 @@
     python -m scripts.card dist/hyper-kvasir
 
 From the texts in dataset_card/ and what is in the files: README.md, assets/, stats.json, croissant.json, datasheet.md,
-CITATION.bib, CITATION.cff and CHANGELOG.md, which it enters in manifest.json. Every number is counted. Files whose
+CITATION.bib, CITATION.cff and CHANGELOG.md, all recorded in manifest.json. Every number is counted. Files whose
 sha256 is in stats.json are not read again, and only what differs is written. Then the card's configs and numbers are
 checked against the Parquet files. Lists what was written and any problems, and exits with 1 if there is one.
 
@@ -26,7 +26,7 @@ def main(arguments=None) -> int:
     args = parser.parse_args(arguments)
     manifest = read_manifest(args.folder)
     if manifest is None:
-        raise ValueError(f"{args.folder}: no {FILE} there; build the folder first: python -m scripts.build")
+        raise ValueError(f"{args.folder}: no {FILE} here, so this is not a finished build; run python -m scripts.build")
     updated, changed = update_card(args.folder, manifest)
     if updated != manifest:
         write_file(Path(args.folder, FILE), manifest_text(updated).encode())

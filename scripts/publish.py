@@ -6,17 +6,17 @@
 The changes (files kept, added, deleted; bytes) are printed before anything is built, made on the Hub or sent; --dry-run
 ends there. Then files that the Hub lacks are uploaded, and one commit is made, read back as a reader would (every file
 is there, every config streams, small parts load whole), and tagged vX.Y.Z. After a kill, run the same command again: it
-picks up where it left off, and sends nothing twice.
+picks up where it left off, and sends again only what the Hub did not confirm.
 
 Refused: a folder that does not verify; a version that is tagged, has no entry in dataset_card/CHANGELOG.md, or is too
-small a step (MAJOR where rows or columns changed or are gone, MINOR where rows, columns or configs are new); a
-repository of something else; a token that may not write. The token is that of `hf auth login` or HF_TOKEN.
+small a step (MAJOR if rows or columns changed or are gone, MINOR if rows, columns or configs are new); a repository
+that holds something else; a token without write permission. The token comes from `hf auth login` or HF_TOKEN.
 
     python -m scripts.publish work --repo-id ns/hyper-kvasir --version 2.0.0 --source archives --build-and-upload
 
 With --source, only files whose inputs changed since the published version are built, in DIR, which is left empty;
-unchanged ones are neither built nor downloaded. With --build-and-upload, files are also built, uploaded and removed a
-batch at a time, which takes less than 1 GB of disk beyond the archives.
+unchanged ones are neither built nor downloaded. With --build-and-upload, files are also built, uploaded and removed in
+batches, which takes less than 1 GB of disk beyond the archives.
 """
 
 import argparse
@@ -90,7 +90,9 @@ def work_folder(folder: str):
     """Keeps a work folder to this publication. Raises PublishError for a built one, BuildError for one in use."""
     with only_builder_of(folder):
         if read_manifest(folder) is not None:
-            raise PublishError(f"{folder}: holds a {FILE}: a built folder; with --source, give another one to work in")
+            raise PublishError(
+                f"{folder}: is a built folder (it has a {FILE}); with --source, give a new or empty one to work in"
+            )
         yield
 
 
@@ -99,12 +101,14 @@ def parse(arguments) -> argparse.Namespace:
     parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote; with --source, a work folder")
     parser.add_argument("--repo-id", required=True, metavar="NS/NAME", help="the dataset repository, made if absent")
     parser.add_argument("--version", required=True, metavar="X.Y.Z", help="becomes the tag vX.Y.Z, which never moves")
-    parser.add_argument("--dry-run", action="store_true", help="print the changes and end")
+    parser.add_argument("--dry-run", action="store_true", help="print the changes and stop")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--branch", default="main", metavar="B", help="the branch to commit to (default: %(default)s)")
     parser.add_argument("--source", action="append", metavar="DIR", help="build what changed from these archives")
-    parser.add_argument("--config", action="append", choices=VIEWS, metavar="NAME", help="with --source: default all")
-    parser.add_argument("--build-and-upload", action="store_true", help="with --source: for small disks")
+    parser.add_argument(
+        "--config", action="append", choices=VIEWS, metavar="NAME", help="with --source: repeatable; default: all"
+    )
+    parser.add_argument("--build-and-upload", action="store_true", help="with --source: in batches, for small disks")
     add_workers(parser)
     add_expect(parser)
     parser.add_argument("--changelog", metavar="FILE", default=CHANGELOG, help="default: dataset_card/CHANGELOG.md")

@@ -4,7 +4,8 @@
 
 Holds the counts expected and found, every problem that scripts.verify finds, the folder's figures, an image of each
 finding, and a browser of the segmented images with mask, instances and boxes. The page is self-contained: it opens
-from disk, and its policy forbids any network access. Exits with 0 once the page is written, whatever it says.
+from disk, and its content security policy blocks network access. Exits with 0 once the page is written, whatever it
+says.
 """
 
 import os
@@ -23,7 +24,7 @@ def main(arguments=None) -> int:
     add_expect(parser)
     args = parser.parse_args(arguments)
     status = write_review(args.folder, Expected.load(args.expect), args.workers, args.to)
-    print(f"{args.to}: {os.path.getsize(args.to) / 1e6:.1f} MB: {status}")
+    print(f"wrote {args.to} ({os.path.getsize(args.to) / 1e6:.1f} MB): {status}")
     return 0
 
 

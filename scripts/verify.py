@@ -27,7 +27,8 @@ def main(arguments=None) -> int:
         print(f"\nnot in this folder, so not checked: {', '.join(absent)}")
     problems = result.listed()
     if problems:
-        print(f"\n{len(problems):,} problems:\n" + "\n".join(f"- {problem}" for problem in problems))
+        what = "problem" if len(problems) == 1 else "problems"
+        print(f"\n{len(problems):,} {what}:\n" + "\n".join(f"- {problem}" for problem in problems))
         return 1
     print(f"\nall good: {', '.join(result.configs)}")
     return 0

@@ -121,7 +121,7 @@ def build_and_publish(walk, source, configs, expect=()):
     walk.code("from datasets import load_dataset\n" + "\n".join(load_code(out, config) for config in configs))
     walk.title("Publish it as version 1.0.0, to a Hub on this machine")
     walk.publish(out, "1.0.0", *expect)
-    walk.title("Load it by one line, and stream it, from the Hub")
+    walk.title("Load it in one line, and stream it, from the Hub")
     walk.code(
         "from datasets import load_dataset\n"
         f'ds = load_dataset("{REPO}", "{configs[0]}", split="train")\n'

@@ -21,10 +21,10 @@ OBJECT_FACTS = (
     "- Boxes in an image: 1 in 945 images, 2 in 47 images, 3 in 6 images, 4 in 1 image, 10 in 1 image.",
     "An image has up to 10 objects.",
     "- 974 of 1,071 boxes start one pixel left of and above their mask component and end where it ends.",
-    "- 116 boxes end exactly at the right or lower edge of the image.",
-    "- 28 boxes match no component to within 2 pixels at each edge: 20 are stretched to the upper left corner, "
-    "8 are otherwise off.",
-    "The 20 boxes that are stretched to the upper left corner are in the map of boxes.",
+    "- Boxes that end exactly at the right or lower edge of the image: 116.",
+    "- Boxes that match no component to within 2 pixels at each edge: 28 (stretched to the upper left corner: 20; "
+    "otherwise off: 8).",
+    "Boxes stretched to the upper left corner (20) are in the map of boxes.",
     "- 986 of 1,000 images have a JFIF marker; of these, 982 are of quality 90 or less",
 )
 

@@ -496,7 +496,7 @@ MEMBER_DEFECTS = {
         "bounding-boxes.json lacks one segmented image.",
         lambda s: s.edit_boxes(lambda table, id: table.pop(id)),
     ),
-    "system_clutter": ("No error: __MACOSX, .DS_Store and Thumbs.db lie about, to be passed over.", clutter),
+    "system_clutter": ("No error: __MACOSX, .DS_Store and Thumbs.db are there, to be ignored.", clutter),
 }
 
 
@@ -543,16 +543,16 @@ ARCHIVE_DEFECTS = {
         "The archive ends after two thirds of its bytes, as after a broken download.",
         lambda s: os.truncate(s.archive(), s.archive().stat().st_size * 2 // 3),
     ),
-    "not_a_zip": ("The archive is a text.", lambda s: s.archive().write_bytes(b"This is no zip file.\n" * 1000)),
+    "not_a_zip": ("The archive is a text file.", lambda s: s.archive().write_bytes(b"This is no zip file.\n" * 1000)),
     "html_instead_of_zip": ("The archive is an HTML page, as servers send.", lambda s: s.archive().write_bytes(HTML)),
     "wrong_sha256": ("The archive has a zip comment, so another sha256 and size; its content is good.", set_comment),
     "bad_crc": ("The data of one image has a flipped byte, so that its CRC is wrong.", flip_byte),
     "name_with_dotdot": (
-        "There is a member more, whose name climbs out by `..`.",
+        "There is an extra member whose name leaves the folder by `..`.",
         lambda s: append_member(s, f"{s.parts[0]}-images/../../{new_id('dotdot')}.jpg"),
     ),
     "name_absolute": (
-        "There is a member more, whose name is absolute.",
+        "There is an extra member with an absolute name.",
         lambda s: append_member(s, f"/tmp/{new_id('absolute')}.jpg"),
     ),
     "name_duplicate": ("One image is there twice, under the same name.", lambda s: append_member(s, s.victim_name())),

@@ -401,7 +401,7 @@ def test_numbers_of_objects_change_with_the_data(folder, undrawn):
     assert len(after["box_shares"]) == len(after["overlaps"]) == sum(after["boxes_by_fit"].values()) == boxes
     assert after["unboxed"] == before["unboxed"] + 1 and after["boxes"][0] == [0, 1]
     assert np.sum(after["box_map"]) < np.sum(before["box_map"]) and after["mask_map"] == before["mask_map"]
-    assert f"and {boxes} boxes" in text and f"- {after['unboxed']} instances have no matching box." in text
+    assert f"and {boxes} boxes" in text and f"- Instances without a matching box: {after['unboxed']}." in text
     assert "- Boxes in an image: 0 in 1 image, " in text
     assert table(text, SHARES)[1][:2] == ["Boxes", str(boxes)]
 
@@ -455,9 +455,9 @@ def test_full_counts_are_the_official_ones(official):
         *(f"| `fold_5` | `fold_{i}` | {'2,174' if i == 4 else '2,122'} |" for i in range(5)),
         "the largest finding has 191 times the images of the smallest", "from 6 to 1,148",
         *OBJECT_FACTS,
-        "- 21 instances have no matching box.",
-        "| Instances | 1,063 | 0.2 % | 10.0 % | 81.2 % |", "| Boxes | 1,071 | 0.001 % | 15.0 % | 99.8 % |",
-        "up to 51.0 % by mask, up to 61.0 % by box", "the median is 0.97.",
+        "- Instances without a matching box: 21.",
+        "| Instances | 1,063 | 0.2% | 10.0% | 81.2% |", "| Boxes | 1,071 | 0.001% | 15.0% | 99.8% |",
+        "up to 51.0% by mask, up to 61.0% by box", "the median is 0.97.",
         "- `labeled`: 23 different sizes, widths of 640 to 662 and heights of 480 to 480 pixels.",
         "- `segmented`: 2 different sizes, widths of 332 to 1,920 and heights of 352 to 1,072 pixels.",
         "Most common: 1,920 × 352 (600 images), 332 × 1,072 (400 images).",
@@ -471,7 +471,7 @@ def test_full_counts_are_the_official_ones(official):
     assert described["description"].endswith(
         ": 10,662 labeled images of 23 findings, 1,000 polyps with masks and bounding boxes, 99,417 unlabeled images."
     )
-    assert "Classes are unequal, from 6 to 1,148 images." in described["rai:dataLimitations"][0]
+    assert "Classes are imbalanced, from 6 to 1,148 images." in described["rai:dataLimitations"][0]
     assert described["rai:dataLimitations"][2] == "28 of 1,071 boxes match no component of their mask."
     assert described["rai:dataBiases"][1].startswith(
         "982 of 1,000 segmented polyps are JFIF files of quality 90 or less"

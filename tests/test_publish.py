@@ -302,7 +302,7 @@ def test_a_source_that_is_refused_leaves_no_repository(xet_publisher, tmp_path):
     xet_publisher.refused("CRC", tmp_path / "work", "1.0.0", *flags, "--build-and-upload", expect=False)
     assert not xet_publisher.api.repo_exists(REPO, repo_type="dataset")
     said = xet_publisher.run(tmp_path / "work", "1.0.0", *flags, "--dry-run", token=None, expect=False)[1]
-    assert "ns/hyper-kvasir is not there, or not visible to this token" in said
+    assert "ns/hyper-kvasir does not exist, or this token cannot see it" in said
 
 
 def test_what_cannot_be_meant_is_said_at_once(tmp_path, capsys, monkeypatch):
@@ -324,7 +324,9 @@ def test_what_cannot_be_meant_is_said_at_once(tmp_path, capsys, monkeypatch):
         json.dumps({"builder": "hyper-kvasir", "complete": True, "configs": {}, "sources": {}, "files": {}})
     )
     assert main([str(tmp_path), *flags, "--source", str(tmp_path)]) == 1
-    assert "a built folder; with --source, give another one to work in" in capsys.readouterr().err
+    assert (
+        "is a built folder (it has a manifest.json); with --source, give a new or empty one" in capsys.readouterr().err
+    )
     work, acquire = str(tmp_path / "work"), FileLock.acquire
     monkeypatch.setattr(FileLock, "acquire", lambda lock, timeout: acquire(lock, timeout=0))
     with build_module.only_builder_of(work):

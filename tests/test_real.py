@@ -37,7 +37,7 @@ def test_the_card_has_the_numbers_that_are_known_of_the_true_masks_and_boxes(fol
     for fact in (
         "| `segmented` | 1,000 | polyps with a mask, 1,063 instances and 1,071 boxes |",
         *OBJECT_FACTS,
-        "- 20 instances have no matching box.",
+        "- Instances without a matching box: 20.",
         "- `segmented`: 333 different sizes, widths of 332 to 1,920 and heights of 352 to 1,072 pixels.",
         "`segmented` takes 43.6 MB in 1 file.",
         "the official content in another container",

@@ -38,11 +38,11 @@ def parse_arguments() -> argparse.Namespace:
         action="append",
         metavar="NAME=TOKEN:ROLE[:ORG,...]",
         help="a user's token; roles: write, read, none (sees public repositories only). May be repeated. "
-        "Repositories are written to by the user of their namespace NAME, and by members of the organization ORG. "
+        "A repository can be written to by the user with the name of its namespace, and by members of its ORG. "
         f"Without this flag: {' '.join(defaults)}",
     )
     parser.add_argument("--page-size", type=int, default=1000, help="entries per page of a listing (default: 1000)")
-    parts = "larger LFS files go up in parts of this many bytes (default: 64 MiB)"
+    parts = "LFS files larger than this are uploaded in pieces of this many bytes (default: 64 MiB)"
     parser.add_argument("--lfs-part-size", type=int, default=64 << 20, help=parts)
     arguments = parser.parse_args()
     arguments.token = dict(arguments.token or map(token_flag, defaults))

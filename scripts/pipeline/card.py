@@ -30,7 +30,7 @@ from scripts.pipeline.stats import Example
 
 VERSION = str(HyperKvasir.VERSION)
 OFFICIAL = Expected.load(None)
-SCHEMA = 1  # of the card's files but stats.json; count it up when the same data and texts are to give others
+SCHEMA = 1  # of the card's files but stats.json; increment it when the same data and texts are to give others
 PROJECT = Path(__file__).parents[2]
 TEXTS = PROJECT / "dataset_card"
 PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication knows it
@@ -231,10 +231,10 @@ def _in_bytes(number):
 
 
 def _in_percent(share):
-    """A share with a digit after the point, or one other than 0, e.g. "10.4 %", "0.001 %"."""
+    """A share with a digit after the point, or one other than 0, e.g. "10.4%", "0.001%"."""
     percent = 100 * share
     digits = 1 if percent >= 0.1 or not percent else 1 - int(np.floor(np.log10(percent)) + 1)
-    return f"{percent:.{digits}f} %"
+    return f"{percent:.{digits}f}%"
 
 
 def _in_words(texts):

@@ -30,7 +30,7 @@ class Progress:
         if self.bar.disable and (now - self.said_at > 10 or self.done == self.total):
             self.said_at = now
             count = f"{tqdm.format_sizeof(self.done)}B" if self.unit == "B" else f"{self.done:,}{self.unit}"
-            say(f"{self.text}: {100 * self.done // max(self.total, 1)} % ({count})")
+            say(f"{self.text}: {100 * self.done // max(self.total, 1)}% ({count})")
 
 
 def say(text: str):
@@ -52,7 +52,7 @@ def number(text: str) -> int:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Adds --workers, a number of processes."""
-    parser.add_argument("--workers", type=number, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--workers", type=number, default=os.cpu_count(), help="processes (default: one per core)")
 
 
 def add_expect(parser: argparse.ArgumentParser) -> None:

@@ -365,7 +365,7 @@ def objects(segmented: dict) -> Drawing:
         areas.axvline(np.median(shares), color=color, linestyle="--" if name == "boxes" else ":", linewidth=1.4)
     areas.set(xscale="log", xlim=(bins[0], 1), xlabel="share of the image (logarithmic)\nlines: medians")
     areas.set_ylabel("objects")
-    areas.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    areas.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     areas.set_title("Size of objects")
     areas.legend(loc="upper left")
     most = max(number for key in ("instances", "boxes") for number, _ in segmented[key])

@@ -135,7 +135,10 @@ def _check_owner(who, repo_id):
     if role == "read":
         raise PublishError(f"the token of {name} may only read; use one with write permission")
     if role == "write" and repo_id.split("/")[0] not in {name, *(org["name"] for org in who.get("orgs", []))}:
-        raise PublishError(f"{repo_id}: {name} is not a member of {repo_id.split('/')[0]}; choose another name")
+        raise PublishError(
+            f"{repo_id}: {name} is not a member of {repo_id.split('/')[0]}; use your own namespace, or one of your "
+            "organizations"
+        )
 
 
 def _no_permission(repo_id, error):

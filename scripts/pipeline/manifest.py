@@ -11,7 +11,7 @@ checks. The card adds "card": {"key", "commit", "files": {path: {"bytes", "sha25
 
 The rule of staleness: a file, a summary in stats.json and the card are each made again when their inputs differ, which
 is seen by a digest: `key`, the summary's sha256, the card's "key". Texts in dataset_card/ are inputs. Code is not; its
-stand-in is a SCHEMA number in plan.py, stats.py and card.py. Count it up by hand in any change after which the same
+stand-in is a SCHEMA number in plan.py, stats.py and card.py. Increment it by hand in any change after which the same
 inputs give other bytes. A new comment, or code that only moves, leaves everything as it is.
 """
 

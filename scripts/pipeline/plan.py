@@ -23,7 +23,7 @@ from hyper_kvasir import (
 from scripts.pipeline.console import say
 from scripts.pipeline.parquet import features_metadata, writer_options
 
-SCHEMA = 1  # of the stored files; count it up when the same inputs are to give other files
+SCHEMA = 1  # of the stored files; increment it when the same inputs are to give other files
 
 
 class PlannedShard(NamedTuple):

@@ -211,7 +211,7 @@ def _check_access(repository, published, private, dry_run):
     if not dry_run:
         repository.check_access(published, private)
     elif published.head is None:
-        say(f"{repository.repo_id} is not there, or not visible to this token")
+        say(f"{repository.repo_id} does not exist, or this token cannot see it")
 
 
 def _nothing_new(repository, draft, published, changes, *, dry_run):

@@ -72,7 +72,7 @@ def built_manifest(folder: str) -> dict:
     """The manifest of a built folder. Raises PublishError for any other folder."""
     manifest = read_manifest(folder)
     if manifest is None:
-        raise PublishError(f"{folder}: no {FILE}: not a built folder, or its build was cut off; run scripts.build")
+        raise PublishError(f"{folder}: no {FILE} here, so this is not a finished build; run python -m scripts.build")
     return manifest
 
 

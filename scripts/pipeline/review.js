@@ -233,7 +233,7 @@
       Finding: row.finding,
       Folds: `2-fold ${row.fold_2 ?? "none"}, 5-fold ${row.fold_5 ?? "none"}`,
       Size: `${row.width} × ${row.height} px`,
-      Mask: row.error ? "unknown" : `${(100 * row.share).toFixed(1)} % of the image`,
+      Mask: row.error ? "unknown" : `${(100 * row.share).toFixed(1)}% of the image`,
       "Mask and boxes": row.error ? "unknown" : agrees(row) ? "✓ agree" : "✗ disagree",
       "Least IoU": row.error ? "unknown" : row.lowest.toFixed(3),
     };

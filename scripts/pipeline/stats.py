@@ -21,7 +21,7 @@ from scripts.pipeline.manifest import part_of_path
 Example = Callable[[str, str], dict]  # (part, image id) -> the row, images as {"bytes", "path"}
 
 FILE = "stats.json"
-SCHEMA = 2  # of a summary; count it up when the same file is to give another summary
+SCHEMA = 2  # of a summary; increment it when the same file is to give another summary
 
 GRID = 64  # cells a side of the heat maps
 MATCH = 2  # pixels by which each edge of a box may be off the component that it belongs to

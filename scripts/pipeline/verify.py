@@ -62,7 +62,7 @@ def verify(folder: str, expected: Expected, workers: int) -> Verified:
     """Checks everything in `folder` and returns all that was found. Raises ValueError where there is no manifest."""
     manifest = read_manifest(folder)
     if manifest is None:
-        raise ValueError(f"{folder}: no {FILE}: not a built folder, or its build was cut off; run scripts.build")
+        raise ValueError(f"{folder}: no {FILE} here, so this is not a finished build; run python -m scripts.build")
     result = Verified(configs=list(manifest["configs"]))
     if not manifest["complete"]:
         result.problems.append("built with --no-verify from an incomplete source; build it with checks on")
