@@ -33,7 +33,7 @@ import re
 import stat
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import datasets
 import fsspec
@@ -159,7 +159,7 @@ def _split_name(value):
     return f"fold_{value}" if isinstance(value, int) else value.replace("-", "_")
 
 
-# The first is the default.
+# The first is the default. Each part has a view of its own name.
 VIEWS = {
     "labeled": View(
         "labeled",
@@ -336,7 +336,7 @@ OFFICIAL = Expected(
 
 
 def features_of(config: str) -> datasets.Features:
-    """The columns of a config, which are those of its part."""
+    """The columns of a config, which are those of its part. A part's name is a config too."""
     part = VIEWS[config].part
     # Pixels first: what changes in an update then lies at a file's end, together, and not before its images too (of an
     # update of 10 labels, a quarter less is sent to the Hub's deduplicating storage).
@@ -442,6 +442,7 @@ class HyperKvasir(datasets.ArrowBasedBuilder):
     def download_and_prepare(
         self, output_dir=None, download_config=None, download_mode=None, verification_mode=None, *arguments, **settings
     ):
+        """As the base class. Raises SourceError where an earlier run without checks left its result in the cache."""
         super().download_and_prepare(
             output_dir, download_config, download_mode, verification_mode, *arguments, **settings
         )
@@ -519,7 +520,7 @@ class SourceError(ValueError):
         return f"{len(self.problems):,} problems in the source:\n" + "\n".join(f"- {text}" for text in self.problems)
 
 
-def _few(names: Sequence[str], most: int = 3) -> str:
+def _few(names: Iterable[str], most: int = 3) -> str:
     names = sorted(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
@@ -1002,7 +1003,7 @@ class Row(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of the dataset as it lies in its archive: members by their path below its folder, rows by image id."""
+    """A part of the dataset as it lies in its archive: members by their path below its folder, rows sorted by id."""
 
     name: str
     archive: Archive
@@ -1028,7 +1029,7 @@ class Part(NamedTuple):
         """Its rows cut into shards: by cell of tract x category x fold, then by the leading bits of the image id.
 
         The number of id ranges is the smallest power of two that keeps every shard of a cell under SHARD_BYTES. So a
-        new image touches one file, and leaves all others as they are.
+        new image touches one file, unless it takes that over SHARD_BYTES: then its cell is cut anew.
         """
         cells: Dict[str, List[Row]] = {}
         for row in self.rows:
@@ -1074,7 +1075,7 @@ class _Reader:
         self.archive, self.members, self.folds, self.expected = archive, members, folds, expected
         self.problems, self.elsewhere = problems.at(archive), problems
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterable[Row]:
         """The rows in any order; what is wrong goes to `problems`."""
         raise NotImplementedError
 
@@ -1231,7 +1232,7 @@ class _SegmentedReader(_Reader):
 
 
 class _UnlabeledReader(_Reader):
-    folders = ("images/", "masks/")
+    folders = ("images/",)
 
     def rows(self):
         rows = [Row(image_id, member) for image_id, member, _ in self.image_ids("images/")]

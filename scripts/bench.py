@@ -122,7 +122,7 @@ def bench_updates(work: str, archive: str) -> str:
     """
     source = os.path.dirname(archive)
     expected = Expected.load(os.path.join(source, "expected.json"))
-    part = make_plan([source], ["labeled"], expected).parts["labeled"]
+    part = make_plan([source], ["labeled"], expected).parts[0]
     rows = list(part.rows)
     chance = random.Random(0)
     chance.shuffle(rows)

@@ -16,7 +16,7 @@ from scripts.pipeline.card import update_card
 from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.console import command_parser, refusing, run, say
 from scripts.pipeline.files import write_file
-from scripts.pipeline.manifest import FILE, manifest_text, read_manifest
+from scripts.pipeline.manifest import FILE, built_manifest, manifest_text
 
 
 @refusing(ValueError, OSError)
@@ -24,9 +24,7 @@ def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.card", __doc__)
     parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote")
     args = parser.parse_args(arguments)
-    manifest = read_manifest(args.folder)
-    if manifest is None:
-        raise ValueError(f"{args.folder}: no {FILE} here, so this is not a finished build; run python -m scripts.build")
+    manifest = built_manifest(args.folder)
     updated, changed = update_card(args.folder, manifest)
     if updated != manifest:
         write_file(Path(args.folder, FILE), manifest_text(updated).encode())

@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items):
 
     def rank(item):
         group = item.get_closest_marker("xdist_group")
-        return first.index(group.args[0]) if group else len(first)
+        return first.index(group.args[0]) if group and group.args[0] in first else len(first)
 
     items.sort(key=rank)
 

@@ -19,7 +19,7 @@ from hyper_kvasir import TAXONOMY
 BY_NAME = {finding.name: finding for finding in TAXONOMY}
 
 
-def polyp_plan():
+def polyp_layouts():
     """(instances, boxes) of the 1,000 segmented images: the true multiset, with some of each kind among the first."""
     first = [(1, 1), (2, 2), (1, 1), (3, 3), (1, 2), (1, 1), (1, 1), (10, 10), (2, 3), (4, 4)]
     rest = [(1, 1)] * 941 + [(1, 2)] * 6 + [(2, 2)] * 39 + [(3, 3)] * 4
@@ -27,7 +27,7 @@ def polyp_plan():
     return first + rest
 
 
-PLAN = polyp_plan()
+LAYOUTS = polyp_layouts()
 
 
 def number(*words):
@@ -41,12 +41,12 @@ def new_id(*words):
 
 
 class Art(NamedTuple):
-    """All that a picture depends on. `plan` is an index into PLAN for polyps, else -1."""
+    """All that a picture depends on. `layout` is an index into LAYOUTS for polyps, else -1."""
 
     seed: int
     id: str
     look: str
-    plan: int
+    layout: int
     images: str
 
     def chance(self, *words):
@@ -56,7 +56,7 @@ class Art(NamedTuple):
         """Width and height."""
         pick = number(self.seed, self.id, "size")
         if self.images == "tiny":
-            return (64 + pick % 9, 48 + pick % 7) if self.plan >= 0 else (16 + pick % 9, 16 + pick % 5)
+            return (64 + pick % 9, 48 + pick % 7) if self.layout >= 0 else (16 + pick % 9, 16 + pick % 5)
         sizes = {
             "drawn": [(160, 120), (152, 128), (168, 124)],
             "photo": [(920, 880), (1000, 990), (1080, 1010), (1225, 1013)],
@@ -246,7 +246,7 @@ LOOKS = {  # finding: ground color, then painters with their arguments
 
 def polyps(art, size):
     """A height field for each polyp of the picture, above 0 inside: what is drawn, and what the mask is cut from."""
-    count, rng = PLAN[art.plan][0], art.chance("polyps")
+    count, rng = LAYOUTS[art.layout][0], art.chance("polyps")
     columns = {1: 1, 2: 2, 3: 3, 4: 2, 10: 5}[count]
     lines = -(-count // columns)
     y, x = np.mgrid[0.5 : size[1], 0.5 : size[0]] / np.array([size[1], size[0]])[:, None, None]
@@ -255,8 +255,8 @@ def polyps(art, size):
         rx, ry = rng.uniform(0.5, 0.7, 2) / (2 * columns, 2 * lines)
         if count == 1:
             (rx, ry), (cx, cy) = rng.uniform(0.16, 0.26, 2), rng.uniform(0.35, 0.65, 2)
-            if art.plan % 9 == 0:  # as in 116 of the true boxes, this one reaches the right or the lower edge
-                cx, cy = [(0.9, 0.5), (0.5, 0.9)][art.plan // 9 % 2]
+            if art.layout % 9 == 0:  # as in 116 of the true boxes, this one reaches the right or the lower edge
+                cx, cy = [(0.9, 0.5), (0.5, 0.9)][art.layout // 9 % 2]
         u, v = (x - cx) / rx, (y - cy) / ry
         angle, phase = np.arctan2(v, u), rng.uniform(0, 6.3)
         yield 1 + 0.1 * np.cos(2 * angle + phase) + 0.06 * np.cos(3 * angle + 2 * phase) - np.hypot(u, v)
@@ -268,7 +268,7 @@ def scene(art, size):
     canvas = Canvas(art.chance("scene"), size, color)
     for painter, *arguments in painters:
         painter(canvas, *arguments)
-    for height in polyps(art, size) if art.plan >= 0 else ():
+    for height in polyps(art, size) if art.layout >= 0 else ():
         canvas.blend(np.exp(-(((height + 0.05) * 9) ** 2)) * 0.7, (96, 30, 24))
         canvas.blend(height * 12, (206, 84, 66))
         canvas.blend(height * 0.9, (250, 176, 148))
@@ -319,7 +319,7 @@ def picture(art):
     """The image file. Tiny ones without polyps share a few pictures for each look, and differ by a comment."""
     if art.images == "photo":
         return encode(*photo(art), optimize=True)
-    if art.images == "tiny" and art.plan < 0:
+    if art.images == "tiny" and art.layout < 0:
         return stamp(variant(art.seed, number(art.id) % 4, art.look), art.id)
     return drawn(art, 90)
 
@@ -337,7 +337,7 @@ def variant(seed, index, look):
 def mask(art):
     """The mask file: a JPEG of three equal channels, in one of seven with the stray white pixel at (0, 0)."""
     white = np.max(list(polyps(art, art.size())), axis=0) > 0
-    white[0, 0] |= art.plan % 7 == 2
+    white[0, 0] |= art.layout % 7 == 2
     return encode(Image.fromarray(white.astype(np.uint8) * 255).convert("RGB"), 95)
 
 
@@ -347,9 +347,9 @@ def boxes(art):
     for height in polyps(art, art.size()):
         y, x = np.nonzero(height > 0)
         found.append([max(x.min() - 1, 0), max(y.min() - 1, 0), x.max() + 1, y.max() + 1])
-    if art.plan % 49 == 2:  # stretched to the stray pixel
+    if art.layout % 49 == 2:  # stretched to the stray pixel
         found[0][:2] = 0, 0
-    if PLAN[art.plan][1] > len(found):  # a sliver, beside the polyp's own box
+    if LAYOUTS[art.layout][1] > len(found):  # a sliver, beside the polyp's own box
         _, top, right, bottom = found[0]
         found.append([right - 2, top, right, bottom])
     width, height = art.size()

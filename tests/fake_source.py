@@ -32,7 +32,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from hyper_kvasir import PARTS, TAXONOMY
-from tests.fake_pictures import BY_NAME, PLAN, Art, boxes, encode, mask, new_id, number, picture, stamp
+from tests.fake_pictures import BY_NAME, LAYOUTS, Art, boxes, encode, mask, new_id, number, picture, stamp
 
 CSV_NAME = {finding.name: (*finding.spellings, finding.name)[0] for finding in TAXONOMY}
 FULL_ZIP = "hyper-kvasir.zip"
@@ -91,9 +91,9 @@ def make_rows(seed, images, labeled, segmented, unlabeled):
     """All rows: the labeled ones in the order of the fold csvs, then the unlabeled."""
     segmented = set(segmented)
     polyps = sorted((id for id, finding, _ in labeled if finding == "polyps"), key=lambda id: (id not in segmented, id))
-    plan = {id: index % len(PLAN) for index, id in enumerate(polyps)}
+    layout = {id: index % len(LAYOUTS) for index, id in enumerate(polyps)}
     rows = [
-        Row(id, finding, folds, id in segmented, Art(seed, id, finding, plan.get(id, -1), images))
+        Row(id, finding, folds, id in segmented, Art(seed, id, finding, layout.get(id, -1), images))
         for id, finding, folds in labeled
     ]
     for index in range(unlabeled):
@@ -132,8 +132,8 @@ def update(rows, *, seed, images, relabel, remove, add, add_segmented):
         segmented = index >= add
         id = new_id(seed, "added", segmented, index - add * segmented)
         look = "polyps" if segmented else looks[number(id) % len(looks)]
-        plan = number(id) % len(PLAN) if look == "polyps" else -1
-        rows.append(Row(id, look, (number(id) % 2, number(id) % 5), segmented, Art(seed, id, look, plan, images)))
+        layout = number(id) % len(LAYOUTS) if look == "polyps" else -1
+        rows.append(Row(id, look, (number(id) % 2, number(id) % 5), segmented, Art(seed, id, look, layout, images)))
     return in_fold_order(rows)
 
 
@@ -194,13 +194,13 @@ def make_fold_csvs(rows):
 def expected_numbers(rows):
     """What the source holds, counted on the rows."""
     labeled = [row for row in rows if row.finding]
-    plans = [PLAN[row.art.plan] for row in labeled if row.segmented]
+    layouts = [LAYOUTS[row.art.layout] for row in labeled if row.segmented]
     return {
         "findings": {finding.name: sum(row.finding == finding.name for row in labeled) for finding in TAXONOMY},
         "unlabeled": len(rows) - len(labeled),
-        "segmented": len(plans),
-        "instances": sum(instances for instances, _ in plans),
-        "boxes": sum(boxes for _, boxes in plans),
+        "segmented": len(layouts),
+        "instances": sum(instances for instances, _ in layouts),
+        "boxes": sum(boxes for _, boxes in layouts),
         "fold_2": [sum(row.folds[0] == fold for row in labeled) for fold in range(2)],
         "fold_5": [sum(row.folds[1] == fold for row in labeled) for fold in range(5)],
         "sources": {},
@@ -208,7 +208,7 @@ def expected_numbers(rows):
 
 
 def content_digest(members):
-    """The content digest of the segmented part, as FACTS.md defines it."""
+    """The content digest of the segmented part, as `Part.fingerprint` defines it."""
     digest = hashlib.sha256()
     for folder in ("images/", "masks/"):
         prefix = "segmented-images/" + folder

@@ -24,10 +24,9 @@ from tests.processes import Process
 
 
 def start(source, out):
-    """A build in a process of its own."""
-    return Process(
-        dict(os.environ), ["scripts.build", "--source", source, "--out", out, "--expect", source / "expected.json"]
-    )
+    """A build in a process of its own, with worker processes."""
+    command = ["scripts.build", "--source", source, "--out", out, "--expect", source / "expected.json"]
+    return Process(dict(os.environ), [*command, "--workers", 2])
 
 
 # --------------------------------------------------------------------------------------------------------- real data
@@ -63,7 +62,7 @@ def full(real, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.xdist_group("full")
 def test_every_published_number(full):
-    """The numbers of FACTS.md, typed here once more on purpose, out of load_dataset on the built folder."""
+    """The official numbers, typed here once more on purpose, out of load_dataset on the built folder."""
     rows = {
         "labeled": {"train": 10662},
         "unlabeled": {"train": 99417},
@@ -104,8 +103,6 @@ def test_every_published_number(full):
 @pytest.mark.slow
 @pytest.mark.xdist_group("full")
 def test_the_full_folder_verifies(full, capsys):
-    from hyper_kvasir import FINDINGS
-
     assert verify([str(full)]) == 0
     said = capsys.readouterr().out
     assert "all good" in said and all(f"finding {name} " in said for name in FINDINGS)
@@ -321,7 +318,7 @@ def test_a_build_cut_off_while_the_card_is_drawn_keeps_other_configs(source, tmp
 
 @pytest.fixture
 def staged(source, tmp_path, monkeypatch):
-    """An output whose build was cut off when all parts were made, and none was at its place."""
+    """An output whose build was cut off when all shards were made, and none was in its place."""
 
     def cut_off(*arguments):
         raise KeyboardInterrupt
@@ -339,12 +336,12 @@ def test_what_was_staged_is_not_built_again(staged, source, built, capsys):
     assert tree(staged) == tree(built)
 
 
-def test_a_staged_part_that_was_damaged_is_built_again(staged, source, built, capsys):
-    part = staged / ".building/data/segmented/00.parquet"
-    good, chance = part.read_bytes(), random.Random(3)
+def test_a_staged_shard_that_was_damaged_is_built_again(staged, source, built, capsys):
+    shard = staged / ".building/data/segmented/00.parquet"
+    good, chance = shard.read_bytes(), random.Random(3)
     flipped = bytearray(good)
     flipped[good.index(b"PAR1", 4) - 1 - chance.randrange(len(good) // 4)] ^= 1  # what is no image, too
-    part.write_bytes(bytes(flipped))
+    shard.write_bytes(bytes(flipped))
     build(source, staged)
     assert "43 (1 built, 42 already there)" in capsys.readouterr().err
     assert tree(staged) == tree(built)

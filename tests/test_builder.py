@@ -196,7 +196,9 @@ def test_no_address_answers(web, monkeypatch, tmp_path):
     address = web[0]
     gone = OfficialFile("hyper-kvasir-unlabeled-images.zip", (address + "one", address + "two"))
     monkeypatch.setitem(hyper_kvasir.OFFICIAL_FILES, "unlabeled", gone)
-    with pytest.raises(SourceError, match=r"could not be downloaded: http://\S+/one.*http://\S+/two.* pass its folder"):
+    with pytest.raises(
+        SourceError, match=r"could not be downloaded: http://\S+/one.*http://\S+/two.* put it beside the archives"
+    ):
         HyperKvasir(config_name="unlabeled", cache_dir=str(tmp_path)).download_and_prepare()
 
 

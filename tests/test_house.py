@@ -1,6 +1,7 @@
 """The rules of scripts/README.md that a test can hold."""
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def declared_for(layer):
 def test_the_files_named_on_the_page_exist():
     named = re.findall(r"`([\w./-]+\.(?:py|md|j2|yaml|json)|[\w./]+/)`", PAGE.read_text())
     made = {"manifest.json", "stats.json"}  # by a build
-    somewhere = {path.name for path in ROOT.rglob("*.*")}
+    somewhere = {path.name for folder in ("scripts", "tests", "dataset_card") for path in (ROOT / folder).rglob("*.*")}
     missing = [name for name in set(named) - made if not (ROOT / name).exists() and name not in somewhere]
     assert len(set(named)) >= 12 and not missing
 
@@ -66,6 +67,12 @@ def test_the_names_on_the_page_are_in_the_code():
     for module, name in named:
         text = code.get(module) or next(text for text in code.values() if f"class {module}" in text)
         assert re.search(rf"(def|class) {name}\b|^{name}\b", text, re.MULTILINE), f"{module}.{name}"
+    code = "".join(path.read_text() for path in [MODULE, *SCRIPTS, *TESTS])
+    words = set(re.findall(r"`(\w+)`", PAGE.read_text()))
+    assert len(words) >= 10 and not [word for word in words if not re.search(rf"\b{word}\b", code)]
+    for command in re.findall(r"python -m ([\w.]+)", PAGE.read_text()):
+        place = ROOT / command.replace(".", "/")
+        assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), command
 
 
 def test_imports_run_down():
@@ -79,6 +86,15 @@ def test_imports_run_down():
         allowed = next(below[layer] for layer in below if (ROOT / layer) in (path, *path.parents))
         ours = {name for name, _ in imports_of(path) if name.split(".")[0] in ("hyper_kvasir", "scripts", "tests")}
         assert not [name for name in ours if not re.fullmatch(allowed, name)], path
+
+
+def test_imports_have_no_circle():
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in [MODULE, *SCRIPTS]}
+    below = {
+        here: {m for module, name in imports_of(path) for m in (module, f"{module}.{name}") if m in modules}
+        for here, path in modules.items()
+    }
+    graphlib.TopologicalSorter(below).prepare()  # raises CycleError, naming the circle
 
 
 def test_what_is_imported_is_declared():
@@ -95,7 +111,7 @@ def test_what_only_reads_loads_no_matplotlib():
 
 
 def test_the_hub_knows_neither_dataset_nor_manifest():
-    ours = {module for module, _ in imports_of(ROOT / "scripts/pipeline/hub.py")}
+    ours = {m for module, name in imports_of(ROOT / "scripts/pipeline/hub.py") for m in (module, f"{module}.{name}")}
     assert not ours & {"hyper_kvasir", "scripts.pipeline.manifest"}
 
 
@@ -127,4 +143,6 @@ def test_the_loader_of_old_versions_finds_every_import():
             assert node.lineno == node.end_lineno, lines[node.lineno - 1]
             assert getattr(node, "level", 0) == 0
             assert node.col_offset == 0 or "zlib" in lines[node.lineno - 1]
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):  # in annotations, no syntax error
+            assert node.value.id not in ("dict", "list", "set", "tuple", "type"), lines[node.lineno - 1]
     ast.parse(MODULE.read_text(), feature_version=(3, 8))

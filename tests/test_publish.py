@@ -1,4 +1,4 @@
-"""Publication against the loopback Hub, by the unmodified clients, through LFS and through Xet."""
+"""Publication against the loopback Hub, by the clients (hurried, see `tests/processes.py`), by LFS and by Xet."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def test_refusals(xet_publisher, v1, relabeled, added, tmp_path):
     p.refused("home/CHANGELOG.md has no entry '## 9.9.9'", v1, "9.9.9")
     p.refused("'1.0' is not a version; expected X.Y.Z", v1, "1.0")
     p.refused("verification failed:\n- labeled / train: 30, expected 10,662", v1, "1.0.0", expect=False)
-    p.refused("not a built folder, or its build was cut off", tmp_path, "1.0.0", expect=False)
+    p.refused("so this is not a finished build; run python -m scripts.build", tmp_path, "1.0.0", expect=False)
     assert not p.hub.counters()["uploaded"]["commits"]
     said = p.ok(relabeled, "1.1.0", "--dry-run")
     assert "dry run: nothing was sent" in said and not p.hub.counters()["uploaded"]["commits"]
@@ -148,7 +148,7 @@ def test_two_publishers_at_once(publisher, small, tmp_path_factory):
     processes = [publisher.start(folder, "1.0.0") for folder in (small, other)]
     codes, said = zip(*map(publisher.end, processes))
     assert sorted(codes) == [0, 1], said
-    winner, loser = (small, other) if codes[0] == 0 else (other, small)
+    winner = small if codes[0] == 0 else other
     assert re.search("error: .*(is committed in|is tagged in)", said[codes.index(1)]), said
     files, head, tags, titles = publisher.published()
     assert tags == {"v1.0.0": head} and titles.count("HyperKvasir 1.0.0") == 1
@@ -174,7 +174,7 @@ def flags_for(source, *configs, upload=True):
     return flags + [flag for config in configs for flag in ("--config", config)]
 
 
-def test_from_the_archive_only_changed_parts_are_built(xet_publisher, v1, relabeled, tmp_path):
+def test_from_the_archive_only_changed_shards_are_built(xet_publisher, v1, relabeled, tmp_path):
     xet_publisher.ok(v1, "1.0.0")
     source = relabeled.parent / "source"
     before = xet_publisher.published()[0]
@@ -288,7 +288,9 @@ def test_what_was_changed_by_hand_on_the_hub_is_noticed(xet_publisher, small, tm
     flags = flags_for(small.parent / "source", "unlabeled", upload=False)
     p.refused(
         "data/segmented/00.parquet of 1.0.1: removed .*: revert that commit, or publish those parts too",
-        *(tmp_path / "work", "1.1.0", *flags),
+        tmp_path / "work",
+        "1.1.0",
+        *flags,
         expect=False,
     )
     said = p.ok(small, "1.1.0")

@@ -512,7 +512,7 @@ def test_a_folder_of_one_config(visit, source, tmp_path, config):
 def test_the_command_says_what_it_wrote_always_the_same(folder, address, tmp_path, capsys):
     to = tmp_path / "page.html"
     assert review(folder, to, folder.parent / "expected.json") != address
-    assert capsys.readouterr().out.endswith("MB: all good\n")
+    assert capsys.readouterr().out.endswith("MB): all good\n")
     assert to.read_bytes() == (folder.parent / "review.html").read_bytes()
 
 

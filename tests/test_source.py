@@ -279,7 +279,10 @@ def test_empty_lines_of_a_csv_are_passed_over(tmp_path):
     assert main([str(argument) for argument in arguments]) == 0
 
 
-@pytest.mark.parametrize("place", ["labeled-images", "unlabeled-images", "segmented-images/extra"])
+PLACES = ["labeled-images", "unlabeled-images", "unlabeled-images/masks", "segmented-images/extra"]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_an_image_outside_of_its_folders_is_not_passed_over(place, tmp_path, capsys):
     source, arguments = a_source(tmp_path, "labeled", "segmented", "unlabeled", form="folder")
     (source / place).mkdir(exist_ok=True)

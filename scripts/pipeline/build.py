@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 from hyper_kvasir import VIEWS, Expected, Part, Problems, SourceError
 from scripts.pipeline.card import write_card
 from scripts.pipeline.console import Progress, say
-from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, views_of
+from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
 from scripts.pipeline.parquet import write_shard
-from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, directory_digest, make_plan
+from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.pool import worker_pool
 
 STAGING = ".building"
@@ -102,7 +102,7 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected)
 
 def _with_rows(configs, files, waived):
     """The configs that have rows. Without checks, a source may be so partial that nothing is left of one."""
-    empty = [config for config in configs if not views_of(config, files)]
+    empty = [config for config in configs if not splits_of(config, files)]
     text = f"no image for any split of {', '.join(empty)}"
     if empty == configs:
         raise SourceError([*waived, f"{text}; give the missing files, or build other configs (--config)"])
@@ -185,7 +185,7 @@ def build_shards(
 
     Returns ({part: source}, {path: manifest entry}, problems). Runs in `workers` processes.
     """
-    known = {part.name: {**part.archive.known(), "directory": directory_digest(part)} for part in plan.parts}
+    known = {part.name: {**part.archive.known(), "directory": plan.directories[part.name]} for part in plan.parts}
     sources = {name: old_sources[name] for name in known if known[name].items() <= old_sources.get(name, {}).items()}
     unknown = [part for part in plan.parts if part.name not in sources]
     made, problems = {}, []
@@ -201,7 +201,7 @@ def build_shards(
             for job in as_completed(jobs):
                 name, result = jobs[job], job.result()
                 if name in known:
-                    sources[name] = {**result, "directory": known[name]["directory"]}
+                    sources[name] = {**result, "directory": plan.directories[name]}
                 elif "problems" in result:
                     problems += result["problems"]
                 else:

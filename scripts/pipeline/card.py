@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from hyper_kvasir import CITATION, HOMEPAGE, TAXONOMY, VIEWS, Expected, HyperKvasir
+from hyper_kvasir import CITATION, HOMEPAGE, PARTS, TAXONOMY, VIEWS, Expected, HyperKvasir
 from scripts.pipeline import croissant, stats
 from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import matching, part_of_path
@@ -120,7 +120,7 @@ def write_card(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> dict:
 
 
 def update_card(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> tuple[dict, list[str]]:
-    """Does as `write_card`; returns the manifest and the paths that were written or removed."""
+    """As `write_card`; returns the manifest and the paths that were written or removed."""
     if not stale(folder, manifest, repo_id):
         return manifest, []
     old = manifest.get("card", {}).get("files", {})
@@ -254,7 +254,7 @@ def _yaml(data):
 def front_matter(manifest: dict) -> dict:
     """The card's metadata. Configs and `dataset_info` are spelled so that datasets from 2.21 on reads them."""
     metadata, parts = _metadata(), {VIEWS[config].part for config in manifest["configs"]}
-    tasks = [metadata["tasks"][part] for part in ("labeled", "segmented", "unlabeled") if part in parts]
+    tasks = [metadata["tasks"][part] for part in PARTS if part in parts]
     counted = {"labeled" if "labeled" in parts else "segmented", "unlabeled"}  # segmented images are labeled ones
     images = sum(entry["rows"] for path, entry in manifest["files"].items() if part_of_path(path) in counted)
     return {
@@ -280,7 +280,7 @@ def _size_category(rows):
 
 
 def _config_yaml(config, splits):
-    files = [{"split": split, "path": view["files"]} for split, view in splits.items()]
+    files = [{"split": split, "path": entry["files"]} for split, entry in splits.items()]
     return {
         "config_name": config,
         "data_files": files,
@@ -291,10 +291,10 @@ def _config_yaml(config, splits):
 def _info_yaml(config, splits, manifest):
     files = manifest["files"]
     rows = []
-    for split, view in splits.items():
-        data_bytes = sum(files[path]["data_bytes"] for path in matching(view["files"], files))
-        rows.append({"name": split, "num_bytes": data_bytes, "num_examples": view["rows"]})
-    paths = {path for view in splits.values() for path in matching(view["files"], files)}
+    for split, entry in splits.items():
+        data_bytes = sum(files[path]["data_bytes"] for path in matching(entry["files"], files))
+        rows.append({"name": split, "num_bytes": data_bytes, "num_examples": entry["rows"]})
+    paths = {path for entry in splits.values() for path in matching(entry["files"], files)}
     return {
         "config_name": config,
         "features": [{"name": name, **_feature_yaml(f)} for name, f in features_metadata(config).items()],
@@ -331,7 +331,7 @@ def _context(manifest, parts, drawn, example, *, repo_id, commit):
     differences = _differences(parts)
     official = manifest["complete"] and not differences and all(s["known"] != OTHER for s in sources.values())
     claims = [claim for name in (*parts, "all") for claim in metadata["claims"].get(name, [])] if official else []
-    labeled, segmented, unlabeled = (parts.get(part) for part in ("labeled", "segmented", "unlabeled"))
+    labeled, segmented, unlabeled = map(parts.get, PARTS)
     return {
         "meta": metadata,
         "repo_id": repo_id,
@@ -360,11 +360,7 @@ def _context(manifest, parts, drawn, example, *, repo_id, commit):
 
 def _differences(parts):
     """Numbers of the dataset that are not the official ones, totals first: [{"what", "here", "official"}]."""
-    rows = [
-        (f"{part} images", parts[part]["rows"], getattr(OFFICIAL, part))
-        for part in ("labeled", "segmented", "unlabeled")
-        if part in parts
-    ]
+    rows = [(f"{part} images", parts[part]["rows"], getattr(OFFICIAL, part)) for part in PARTS if part in parts]
     if "segmented" in parts:
         rows.append(("polyp instances", len(parts["segmented"]["instance_shares"]), OFFICIAL.instances))
         rows.append(("boxes", len(parts["segmented"]["box_shares"]), OFFICIAL.boxes))
@@ -380,8 +376,8 @@ def _config_context(config, splits, manifest):
         "default": config == HyperKvasir.DEFAULT_CONFIG_NAME,
         "description": VIEWS[config].description,
         "splits": [
-            {"name": split, **view, "count": len(matching(view["files"], manifest["files"]))}
-            for split, view in splits.items()
+            {"name": split, **entry, "count": len(matching(entry["files"], manifest["files"]))}
+            for split, entry in splits.items()
         ],
     }
 

@@ -31,7 +31,7 @@ def lint_card(text: str, paths: list[str]) -> list[str]:
     """What in a card would not load, in a repository of the files `paths`; empty if all is well.
 
     Looks for metadata that cannot be read, and for configs that are listed twice or have no files or no entry. Whether
-    the Hub knows the license and tasks is for the Hub to say: publication asks before anything is sent.
+    the Hub knows the license and tasks is for the Hub to say: publication asks it before the commit.
     """
     try:
         metadata, _ = _split_card(text)
@@ -77,9 +77,9 @@ def check_card(text: str, manifest: dict, folder: str | None = None) -> list[str
     if folder is not None:
         rows = {path: pq.read_metadata(os.path.join(folder, path)).num_rows for path in rows}
     wanted = {
-        (config, split): sum(rows[path] for path in matching(view["files"], rows))
+        (config, split): sum(rows[path] for path in matching(entry["files"], rows))
         for config, splits in manifest["configs"].items()
-        for split, view in splits.items()
+        for split, entry in splits.items()
     }
     in_metadata = {
         (info["config_name"], split["name"]): split["num_examples"]

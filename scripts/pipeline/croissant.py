@@ -109,15 +109,15 @@ def _record_set(config, metadata):
         "@type": "cr:RecordSet",
         "@id": config,
         "name": config,
-        "description": _description(config, part),
+        "description": _description(config),
         "key": {"@id": f"{config}/image_id"},
         "field": fields,
     }
 
 
-def _description(config, part):
-    split = f" The column `{config}` gives the split." if config != part else ""
-    return VIEWS[config].description + split
+def _description(config):
+    column = VIEWS[config].column
+    return VIEWS[config].description + (f" The column `{column}` gives the split." if column else "")
 
 
 def _field(config, column, feature, meanings):

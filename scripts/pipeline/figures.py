@@ -84,7 +84,7 @@ def _drawings(parts, example):
         yield from (findings(labeled, example), class_balance(labeled), folds(labeled))
     if "segmented" in parts:
         yield polyps(parts["segmented"], example)
-    yield sizes({part: parts[part] for part in ("labeled", "segmented", "unlabeled") if part in parts})
+    yield sizes(parts)
     if "segmented" in parts:
         segmented = parts["segmented"]
         yield from (objects(segmented), heat_maps(segmented), agreement(segmented))

@@ -245,7 +245,7 @@ class Repository:
         return patiently("reading settings", lambda: self.api.dataset_info(self.repo_id)).private
 
     def check_card(self, text: str) -> None:
-        """Refuses a card whose metadata the Hub does not accept, before the upload and not after it."""
+        """Refuses a card whose metadata the Hub does not accept. So would the commit, but with less to say."""
         try:
             patiently("asking whether the Hub accepts the card", DatasetCard(text).validate)
         except ValueError as error:

@@ -35,14 +35,14 @@ def make_manifest(configs: list[str], sources: dict, files: dict, schema: int) -
         "builder": BUILDER,
         "schema": schema,
         "complete": all(source["complete"] for source in sources.values()),
-        "configs": {config: views_of(config, files) for config in VIEWS if config in configs},
+        "configs": {config: splits_of(config, files) for config in VIEWS if config in configs},
         "sources": dict(sorted(sources.items())),
         "versions": {package: version(package) for package in ("datasets", "numpy", "pillow", "pyarrow")},
         "files": dict(sorted(files.items())),
     }
 
 
-def views_of(config: str, files: dict) -> dict:
+def splits_of(config: str, files: dict) -> dict:
     """The splits of a config that have files: {split: {"files": glob, "rows": n}}."""
     splits = {}
     for split, pattern in VIEWS[config].splits.items():
@@ -72,6 +72,14 @@ def read_manifest(folder: str) -> dict | None:
         return None
 
 
+def built_manifest(folder: str) -> dict:
+    """The manifest of a built folder. Raises ValueError for any other folder."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ValueError(f"{folder}: no {FILE} here, so this is not a finished build; run python -m scripts.build")
+    return manifest
+
+
 def parse_manifest(text: str, where: str) -> dict:
     """A manifest from its text. Raises ValueError, naming `where`, for anything else."""
     try:
@@ -91,4 +99,5 @@ def parse_manifest(text: str, where: str) -> dict:
 
 
 def manifest_text(manifest: dict) -> str:
+    """manifest.json: a line for each value, so that git shows what changed."""
     return json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"

@@ -1,5 +1,6 @@
 """From sources to a plan: which shards there are, each with the key of its inputs, and what is wrong."""
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -42,6 +43,11 @@ class Plan:
     parts: list[Part]
     shards: dict[str, PlannedShard]  # by path in the repository
     problems: Problems
+
+    @functools.cached_property
+    def directories(self) -> dict[str, str]:
+        """{part: `directory_digest`}"""
+        return {part.name: directory_digest(part) for part in self.parts}
 
 
 def make_plan(folders: list[str], configs: list[str], expected: Expected, checks: bool = True) -> Plan:

@@ -307,7 +307,7 @@ def changes_table(draft: Draft, changes: Changes) -> str:
     everything = {path for group in changes for path in group}
     data = {path for path in everything if path.endswith(".parquet")}
     rows = [
-        line(config, {path for view in splits.values() for path in matching(view["files"], data)})
+        line(config, {path for entry in splits.values() for path in matching(entry["files"], data)})
         for config, splits in draft.manifest["configs"].items()
     ]
     if everything - data:
@@ -441,7 +441,7 @@ def _other_content(published, draft):
 def demanded_step(repository: Repository, draft: Draft, published: Published) -> tuple[str, str]:
     """("MAJOR" | "MINOR" | "PATCH", why): by the digests of the rows in files that differ; no image is read."""
     old, new = published.manifest, draft.manifest
-    gone = _gone_views(old["configs"], new["configs"])
+    gone = _gone_splits(old["configs"], new["configs"])
     if gone:
         return "MAJOR", gone[0]
     revision = _whole_revision(published)
@@ -466,7 +466,7 @@ def demanded_step(repository: Repository, draft: Draft, published: Published) ->
     return "PATCH", "files are rewritten" if rewritten else "only the card changed"
 
 
-def _gone_views(old, new):
+def _gone_splits(old, new):
     gone = [f"config {config!r} is gone" for config in old if config not in new]
     for config, splits in old.items():
         gone += [f"split {split!r} of {config!r} is gone" for split in splits if split not in new.get(config, splits)]
@@ -511,7 +511,7 @@ def row_digests(path: str, parquet: pq.ParquetFile) -> dict[str, str]:
     """{"<part> <image id>": digest of its inputs} of the Parquet file `path`; reads the footer and one column."""
     digests = parquet.metadata.metadata[ROWS].decode()
     ids = parquet.read(columns=["image_id"], use_threads=False)["image_id"].to_pylist()
-    return {f"{path.split('/')[1]} {image_id}": digests[8 * i : 8 * i + 8] for i, image_id in enumerate(ids)}
+    return {f"{part_of_path(path)} {image_id}": digests[8 * i : 8 * i + 8] for i, image_id in enumerate(ids)}
 
 
 def _compare_columns(repository, revision, paths):
@@ -590,8 +590,8 @@ def _read_footers(repository, sha, release, bar):
 def _read_config(repo_id, sha, release, config, rows):
     """What a reader of one config would find wrong. `rows` is {path: rows}, as the files' footers have them."""
     views = release.manifest["configs"][config]
-    wanted = {split: view["rows"] for split, view in views.items()}
-    counted = {split: sum(rows[path] for path in matching(view["files"], rows)) for split, view in views.items()}
+    wanted = {split: entry["rows"] for split, entry in views.items()}
+    counted = {split: sum(rows[path] for path in matching(entry["files"], rows)) for split, entry in views.items()}
     problems = _differing(config, "in the files", counted, wanted)
     problems += patiently(f"streaming {config}", lambda: stream_problems(repo_id, config, list(views), sha))
     size = sum(entry["bytes"] for path, entry in release.files.items() if part_of_path(path) == config)

@@ -18,8 +18,8 @@ from scripts.pipeline import stats
 from scripts.pipeline.build import STAGING, build_shards, built_shards, check_sources
 from scripts.pipeline.card import folder_examples, make_card
 from scripts.pipeline.card_check import check_card, lint_card
-from scripts.pipeline.hub import PublishError, Repository, batches
-from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest
+from scripts.pipeline.hub import PublishError, Repository, batches, patiently
+from scripts.pipeline.manifest import FILE, built_manifest, make_manifest, manifest_text, part_of_path
 from scripts.pipeline.parquet import find_row
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.publish import Draft, Published, Release, Send, check_lost, check_untagged
@@ -66,14 +66,6 @@ def folder_release(folder: str, edition: Edition, expected: Expected, workers: i
     manifest, texts = _with_card(manifest, edition, summaries, folder_examples(folder, summaries))
     _refuse("the card is wrong", check_card(texts["README.md"].decode(), manifest, folder))
     return Release(version=edition.version, folder=folder, manifest=manifest, texts=texts)
-
-
-def built_manifest(folder: str) -> dict:
-    """The manifest of a built folder. Raises PublishError for any other folder."""
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise PublishError(f"{folder}: no {FILE} here, so this is not a finished build; run python -m scripts.build")
-    return manifest
 
 
 def _refuse(what, problems):
@@ -188,7 +180,9 @@ class SourceMaker:
         manifest = self._manifest(published)
         opened = functools.partial(self.repository.open, revision=published.head)
         known = _published_stats(self.repository, published) | self.summaries
-        summaries = stats.collect(self.staging, manifest, known, opened)
+        summaries = patiently(
+            "counting what is published", lambda: stats.collect(self.staging, manifest, known, opened)
+        )
         manifest, texts = _with_card(manifest, self.edition, summaries, _example_finder(self.plan, summaries, opened))
         return Release(version=draft.version, folder=draft.folder, manifest=manifest, rows=draft.rows, texts=texts)
 
@@ -265,7 +259,8 @@ def _example_finder(plan, summaries, opened):
         if (part, image_id) in rows:
             shard, row = rows[part, image_id]
             return read_examples(shard, [row], Problems()).to_pylist()[0]
-        return find_row(opened(stats.path_of(summaries, part, image_id)), image_id)
+        path = stats.path_of(summaries, part, image_id)
+        return patiently(f"reading a row of {path}", lambda: find_row(opened(path), image_id))
 
     return example
 

@@ -26,7 +26,7 @@ from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import part_of_path, read_manifest
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.stats import FITS, MATCH, compare_boxes, components_of, corners, matched_components, overlap
-from scripts.pipeline.verify import Verified, verify
+from scripts.pipeline.verify import UUID, Verified, verify
 
 # One picture serves as thumbnail and in the large view; rows whose mask and boxes disagree, which one looks at closely,
 # have a larger one. WebP: at this size JPEG takes about twice the bytes.
@@ -35,7 +35,6 @@ ENCODING = {"format": "WEBP", "quality": 45, "method": 4}
 
 UNLABELED_SAMPLES = 6
 HERE = Path(__file__).parent
-UUID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -114,10 +113,9 @@ def _policy(css: str, js: str) -> str:
 
 
 def problem_texts(folder: str, result: Verified) -> list[str]:
-    """Every difference in number and every other problem. Paths are cut to the folder's name: the page may travel."""
-    differing = [f"{c.what}: {c.found:,}, expected {c.expected:,}" for c in result.checks if c.expected != c.found]
+    """`Verified.listed`, with paths cut to the folder's name: the page may travel."""
     above = os.path.join(os.path.dirname(os.path.abspath(folder)), "")
-    return [text.replace(above, "") for text in (*differing, *result.problems)]
+    return [text.replace(above, "") for text in result.listed()]
 
 
 def _attach_problems(rows, problems):

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from hyper_kvasir import PARTS
 from scripts.pipeline.manifest import part_of_path
 
 Example = Callable[[str, str], dict]  # (part, image id) -> the row, images as {"bytes", "path"}
@@ -295,16 +296,16 @@ def collect(folder: str, manifest: dict, known: dict, opened=None) -> dict:
     They are read in `folder`, or by `opened` (path -> a file object) if they are elsewhere. Raises OSError, naming the
     file, if one cannot be read.
     """
-    stats = {}
+    summaries = {}
     for path, entry in manifest["files"].items():
         identity = {"sha256": entry["sha256"], "schema": SCHEMA}
         old = known.get(path, {})
         if identity.items() <= old.items():
-            stats[path] = old
+            summaries[path] = old
         else:
             file = opened(path) if opened else os.path.join(folder, path)
-            stats[path] = {**identity, **_summarize_or_say(file, part_of_path(path))}
-    return stats
+            summaries[path] = {**identity, **_summarize_or_say(file, part_of_path(path))}
+    return summaries
 
 
 def _summarize_or_say(path, part):
@@ -318,29 +319,29 @@ def read_stats(folder: str) -> dict:
     """The summaries kept in `folder`; none where there are none, or none that can be read."""
     try:
         with open(os.path.join(folder, FILE), encoding="utf-8") as file:
-            stats = json.load(file)
-        return stats if isinstance(stats, dict) else {}
+            summaries = json.load(file)
+        return summaries if isinstance(summaries, dict) else {}
     except (FileNotFoundError, ValueError):
         return {}
 
 
-def stats_text(stats: dict) -> str:
+def stats_text(summaries: dict) -> str:
     """stats.json: a line for each file."""
-    lines = (f"{json.dumps(path)}: {json.dumps(summary)}" for path, summary in sorted(stats.items()))
+    lines = (f"{json.dumps(path)}: {json.dumps(summary)}" for path, summary in sorted(summaries.items()))
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def by_part(stats: dict) -> dict:
-    """{part: merged summary}: "labeled", "segmented" and "unlabeled" before others, those that there are."""
-    parts = {part: [] for part in ("labeled", "segmented", "unlabeled")}
-    for path, summary in sorted(stats.items()):
-        parts.setdefault(part_of_path(path), []).append(summary)
-    return {part: merge(summaries) for part, summaries in parts.items() if summaries}
+def by_part(summaries: dict) -> dict:
+    """{part: merged summary} of the parts that there are."""
+    parts = {part: [] for part in PARTS}
+    for path, summary in sorted(summaries.items()):
+        parts[part_of_path(path)].append(summary)
+    return {part: merge(some) for part, some in parts.items() if some}
 
 
-def path_of(stats: dict, part: str, image_id: str) -> str:
+def path_of(summaries: dict, part: str, image_id: str) -> str:
     """The file of `part` that holds an image which a summary names. Raises KeyError for any other image."""
-    for path, summary in stats.items():
+    for path, summary in summaries.items():
         named = {summary["first"], *(name for ids in summary.get("examples", {}).values() for name in ids)}
         named |= {name for _, name in summary.get("stretched", [])}
         if part_of_path(path) == part and image_id in named:

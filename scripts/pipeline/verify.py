@@ -19,12 +19,12 @@ from hyper_kvasir import PARTS, TAXONOMY, VIEWS, Expected, features_of, jpeg_siz
 from scripts.pipeline.card import stale
 from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.console import Progress
-from scripts.pipeline.manifest import FILE, matching, part_of_path, read_manifest
+from scripts.pipeline.manifest import FILE, built_manifest, matching, part_of_path
 from scripts.pipeline.parquet import features_metadata
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.readers import does_not_load, stream_problems
 
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+UUID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
 class Check(NamedTuple):
@@ -37,6 +37,8 @@ class Check(NamedTuple):
 
 @dataclass
 class Verified:
+    """What a folder was found to hold: its numbers, and what is wrong."""
+
     checks: list[Check] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     configs: list[str] = field(default_factory=list)
@@ -60,9 +62,7 @@ class FileContent(NamedTuple):
 
 def verify(folder: str, expected: Expected, workers: int) -> Verified:
     """Checks everything in `folder` and returns all that was found. Raises ValueError where there is no manifest."""
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise ValueError(f"{folder}: no {FILE} here, so this is not a finished build; run python -m scripts.build")
+    manifest = built_manifest(folder)
     result = Verified(configs=list(manifest["configs"]))
     if not manifest["complete"]:
         result.problems.append("built with --no-verify from an incomplete source; build it with checks on")
@@ -253,7 +253,7 @@ def _check_ids(contents, result):
 
 
 def _check_folds(contents, result):
-    """Every labeled image is in a fold of each official split."""
+    """Every image that has folds is in one of each official split."""
     for path, content in contents.items():
         for column in ("fold_2", "fold_5"):
             found, folds = set(content.columns.get(column, ())), VIEWS[column].values
@@ -291,14 +291,14 @@ def _count(manifest, contents, expected, result):
 def _check_views(manifest, contents, result):
     """Each split of a view holds the rows that its name promises; the splits of a config hold each file once."""
     for config, splits in manifest["configs"].items():
-        taken = Counter(path for view in splits.values() for path in matching(view["files"], contents))
+        taken = Counter(path for entry in splits.values() for path in matching(entry["files"], contents))
         twice = [path for path, times in taken.items() if times > 1]
         left = [path for path in contents if part_of_path(path) == VIEWS[config].part and path not in taken]
         result.problems += [f"{config}: {path} is in more than one split" for path in twice]
         result.problems += [f"{config}: {path} is in no split" for path in left]
         column, names = VIEWS[config].column, list(VIEWS[config].splits)
-        for split, view in splits.items() if column else ():
-            for path in matching(view["files"], contents):
+        for split, entry in splits.items() if column else ():
+            for path in matching(entry["files"], contents):
                 values = set(contents[path].columns.get(column, ()))
                 if values - {names.index(split)}:
                     result.problems.append(f"{config}: {path} of split {split} has rows of another {column}: {values}")
