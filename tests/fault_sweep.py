@@ -1,6 +1,6 @@
 """A fault at every request of a publication, one at a time: after running again, all is as if there had been none.
 
-    python -m tests.fault_sweep --mode xet                # every request, every fault; an hour on two cores
+    python -m tests.fault_sweep --mode xet                # every request, every fault; half an hour on two cores
     python -m tests.fault_sweep --mode lfs --every 5      # a fifth of them
     python -m tests.fault_sweep --mode xet --archives     # published by --source and --build-and-upload
     python -m tests.fault_sweep --mode xet --races 20     # instead: two publishers at once

@@ -14,12 +14,14 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from hyper_kvasir import Expected
+from hyper_kvasir import Expected, Problems
 from scripts.pipeline import build as build_module
 from scripts.pipeline import hub as hub_module
 from scripts.pipeline import publish as publish_module
 from scripts.pipeline import release as release_module
+from scripts.pipeline import stats
 from scripts.pipeline.hub import PublishError, RemoteFile, Repository
+from scripts.pipeline.plan import Plan
 from scripts.pipeline.publish import (
     Draft,
     Published,
@@ -408,3 +410,18 @@ def test_packages_of_another_version_are_no_change(small, released, repository, 
     assert draft is release and not builds.sent and release.manifest["versions"] == released.manifest["versions"]
     assert release.texts.keys() == released.texts.keys()
     assert not publish_module.is_new(repository, release, published, find_changes(release, published))
+
+
+def test_rows_for_the_card_are_read_again_if_the_connection_is_cut(small, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    summaries, opened = stats.read_stats(str(small)), []
+
+    def cut_once(path):
+        opened.append(path)
+        if len(opened) == 1:
+            raise ConnectionError("cut")
+        return open(small / path, "rb")
+
+    example = release_module._example_finder(Plan([], [], {}, Problems()), summaries, cut_once)
+    image_id = summaries["data/segmented/00.parquet"]["first"]
+    assert example("segmented", image_id)["image_id"] == image_id and len(opened) == 2
