@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# Before datasets is imported anywhere: nothing leaves the machine, nothing comes from a user's own cache.
+# Before datasets is imported anywhere, as fixtures do: nothing leaves the machine, nothing comes from a user's cache.
 os.environ.update(HF_UPDATE_DOWNLOAD_COUNTS="0", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_UPDATE_CHECK="1")
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,38 +141,36 @@ def xet_publisher(tmp_path):
 
 @pytest.fixture(scope="session")
 def everything(tmp_path_factory):
-    from tests.publisher import folder_of
-
-    return folder_of(tmp_path_factory, "everything")
+    return publishable(tmp_path_factory, "everything")
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
-    from tests.publisher import folder_of
+    return publishable(tmp_path_factory, "small", configs=["segmented", "unlabeled"])
 
-    return folder_of(tmp_path_factory, "small", configs=["segmented", "unlabeled"])
+
+# Three versions of a few labeled images.
 
 
 @pytest.fixture(scope="session")
 def v1(tmp_path_factory):
-    """The first of three versions, of some configs."""
-    from tests.publisher import FEW, SOME, folder_of
-
-    return folder_of(tmp_path_factory, "v1", configs=SOME, findings=FEW)
+    return publishable(tmp_path_factory, "v1", few=True)
 
 
 @pytest.fixture(scope="session")
 def relabeled(tmp_path_factory):
-    from tests.publisher import FEW, SOME, folder_of
-
-    return folder_of(tmp_path_factory, "relabeled", configs=SOME, findings=FEW, relabel=2)
+    return publishable(tmp_path_factory, "relabeled", few=True, relabel=2)
 
 
 @pytest.fixture(scope="session")
 def added(tmp_path_factory):
+    return publishable(tmp_path_factory, "added", few=True, relabel=2, add=3)
+
+
+def publishable(tmp_path_factory, name, few=False, **settings):
     from tests.publisher import FEW, SOME, folder_of
 
-    return folder_of(tmp_path_factory, "added", configs=SOME, findings=FEW, relabel=2, add=3)
+    return folder_of(tmp_path_factory, name, **({"configs": SOME, "findings": FEW} if few else {}), **settings)
 
 
 @pytest.fixture
