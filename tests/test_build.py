@@ -133,6 +133,7 @@ def test_one_row_group_uncompressed_with_a_page_index(built):
             assert column.compression == "UNCOMPRESSED" and column.has_offset_index
 
 
+@pytest.mark.slow
 def test_a_page_begins_with_each_image(tmp_path):
     """So that storage that deduplicates finds an image again wherever it moves."""
     findings = dict.fromkeys(FINDINGS, 1) | {"polyps": 20}
@@ -212,6 +213,7 @@ def test_any_config_alone(config, source, tmp_path):
     assert {split: len(rows) for split, rows in loaded.items()} == expected.split_rows(config)
 
 
+@pytest.mark.slow
 def test_a_build_killed_at_any_moment_goes_on_where_it_was(source, built, tmp_path):
     """Kill -9 at ten random moments of one build, then a last run: the tree is that of a build never killed.
 
@@ -264,6 +266,7 @@ for config in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("configs", [["segmented"], [config for config in CONFIGS if config != "segmented"]])
 def test_streaming_one_row_ends_by_itself(configs, built):
     """A Parquet file of several row groups makes the program hang at its end (apache/arrow#45214).

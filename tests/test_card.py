@@ -175,6 +175,7 @@ def test_everything_goes_along(carded):
     assert stale(str(carded), manifest) == []
 
 
+@pytest.mark.slow
 def test_the_same_bytes_again(carded):
     manifest = read_manifest(str(carded))
     summaries = stats.collect(str(carded), manifest, {})
@@ -381,6 +382,7 @@ def test_numbers_are_those_of_the_files(carded):
         assert claim not in text, "of the official archives, which these are not"
 
 
+@pytest.mark.slow
 def test_numbers_change_with_the_data(folder):
     before = readme(folder)
     dropped = Counter(FINDINGS[label] for label in drop_rows(folder, LABELED, 2))

@@ -179,6 +179,7 @@ def client_load(repo, first_commit):
     return len(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_publish_update_and_load(hub, mode):
     repo = f"team/{mode}"
