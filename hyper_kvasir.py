@@ -1112,7 +1112,7 @@ class _Reader:
         for i, k in enumerate(FOLDS, start=1):
             without = [image_id for image_id in rows if image_id not in self.folds or self.folds[image_id][i] is None]
             if without and any(fold[i] is not None for fold in self.folds.values()):
-                text = f"lacks {len(without):,} images of {self.archive} ({_few(without)})"
+                text = f"missing images of {self.archive}: {len(without):,} ({_few(without)})"
                 self.elsewhere.at(f"{k}_fold_split.csv").add(text, waivable=True)
 
 
@@ -1176,7 +1176,7 @@ class _LabeledReader(_Reader):
             surplus = found & unlisted
             texts = []
             if len(found) != self.expected.findings[finding]:
-                texts.append(f"{len(found):,} images, expected {self.expected.findings[finding]:,}")
+                texts.append(f"{len(found):,} found, expected {self.expected.findings[finding]:,} images")
             if absent:
                 texts.append(f"listed in {_LABELS} but missing: {len(absent):,} ({_few(absent)})")
             if surplus:

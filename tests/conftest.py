@@ -110,6 +110,10 @@ def build(source, out, *arguments, expect=True):
     assert main(["--source", str(source), "--out", str(out), "--workers", "1", *flags, *arguments]) == 0
 
 
+def config_flags(configs):
+    return [flag for config in configs for flag in ("--config", config)]
+
+
 def sha256_of(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 

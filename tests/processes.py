@@ -79,9 +79,8 @@ def run(env, command, code, files):
         importlib.reload(sys.modules[name])
     sleep = time.sleep
     time.sleep = lambda seconds: sleep(seconds / 10)
-    figures = importlib.import_module("scripts.pipeline.figures")
     if "DRAW_FIGURES" not in os.environ:
-        figures.draw = sketch
+        sys.modules["scripts.pipeline.figures"].draw = sketch
     if code is not None:
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     else:
@@ -92,7 +91,8 @@ def run(env, command, code, files):
 
 def sketch(parts: dict, example) -> list:
     """Stands in for `figures.draw`, which takes seconds: figures of a few pixels, others where the data are others."""
-    figures = sys.modules["scripts.pipeline.figures"]
+    from scripts.pipeline import figures  # loads matplotlib
+
     names = ["findings", "class_balance", "folds"] if "labeled" in parts else []
     names += ["polyps", "objects", "heat_maps", "agreement"] if "segmented" in parts else []
     digest = hashlib.sha512(repr(parts).encode()).digest()

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 
 from hyper_kvasir import FINDINGS, VIEWS
 from scripts.loopback_hub.client import READ_TOKEN, WRITE_TOKEN
-from tests.conftest import build
+from tests.conftest import build, config_flags
 from tests.fake_source import write_source
 from tests.processes import Process
 
@@ -102,7 +102,7 @@ def folder_of(tmp_path_factory, name, configs=(), **changes):
     """A built folder of a generated source; its expected numbers lie beside it as <folder>.expected.json."""
     work = tmp_path_factory.mktemp(name)
     write_source(work / "source", images="tiny", **changes)
-    build(work / "source", work / "folder", *[flag for config in configs for flag in ("--config", config)])
+    build(work / "source", work / "folder", *config_flags(configs))
     shutil.copy(work / "source/expected.json", work / "folder.expected.json")
     return work / "folder"
 

@@ -38,7 +38,7 @@ def test_the_real_labeled_sample_is_incomplete(real, tmp_path, capsys, monkeypat
     assert main(arguments) == 1
     listed = [line[2:] for line in capsys.readouterr().err.splitlines() if line.startswith("- ")]
     assert len(listed) == 23 + 2  # each finding, and the two fold csvs
-    missing = "cecum: 1 images, expected 1,009; listed in image-labels.csv but missing: 1,008"
+    missing = "cecum: 1 found, expected 1,009 images; listed in image-labels.csv but missing: 1,008"
     assert any(missing in line for line in listed)
     assert main([*arguments, "--no-verify"]) == 0
     missing = [line[8:] for line in capsys.readouterr().err.splitlines() if line.startswith("waived: ")]

@@ -96,7 +96,7 @@ def test_boxes_are_the_sources_in_coco_form(source):
 
 
 def test_official_numbers_are_checked_by_default(source, tmp_path):
-    with pytest.raises(SourceError, match="cecum: 7 images, expected 1,009"):
+    with pytest.raises(SourceError, match="cecum: 7 found, expected 1,009 images"):
         HyperKvasir(config_name="labeled", data_dir=str(source), cache_dir=str(tmp_path)).download_and_prepare()
 
 

@@ -14,7 +14,7 @@ from scripts.pipeline import build as build_module
 from scripts.pipeline.hub import PublishError
 from scripts.pipeline.publish import Published, check_repository
 from scripts.publish import main, parse
-from tests.conftest import tree
+from tests.conftest import config_flags, tree
 from tests.fake_source import write_source
 from tests.publisher import REPO, SOME, STRANGER_TOKEN, Publisher, folder_of, load, local, upload_file
 
@@ -171,7 +171,7 @@ def test_a_killed_publication_goes_on_and_sends_nothing_twice(publisher, v1):
 def flags_for(source, *configs, upload=True):
     """Of a publication straight from the archives."""
     flags = ["--source", source, "--expect", source / "expected.json", *(["--build-and-upload"] if upload else [])]
-    return flags + [flag for config in configs for flag in ("--config", config)]
+    return flags + config_flags(configs)
 
 
 def test_from_the_archive_only_changed_shards_are_built(xet_publisher, v1, relabeled, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 
 from hyper_kvasir import VIEWS
 from scripts.build import main
-from tests.conftest import ROOT, build, sha256_of, tree
+from tests.conftest import ROOT, build, config_flags, sha256_of, tree
 from tests.fake_source import DEFECTS, ZIP_ONLY_DEFECTS, write_source
 
 # defect: (the part it is done to, what the message must say)
@@ -33,8 +33,11 @@ REFUSED = {
     "not_a_jpeg": ("labeled", r"\.jpg: expected a whole JPEG image: it is not a JPEG"),
     "truncated_jpeg": ("labeled", r"\.jpg: expected a whole JPEG image: image file is truncated"),
     "unknown_finding_folder": ("labeled", r"unknown finding folder 'upper-gi-tract/pathological-findings/angiectasia'"),
-    "listed_image_missing": ("labeled", r": 7 images, expected 8; listed in image-labels.csv but missing: 1 \(\w{8}-"),
-    "unlisted_image": ("labeled", r"9 images, expected 8; not listed in image-labels.csv: 1 \(\w{8}-"),
+    "listed_image_missing": (
+        "labeled",
+        r": 7 found, expected 8 images; listed in image-labels.csv but missing: 1 \(\w{8}-",
+    ),
+    "unlisted_image": ("labeled", r"9 found, expected 8 images; not listed in image-labels.csv: 1 \(\w{8}-"),
     "csv_folder_disagree": ("labeled", r"is in folder \S+, but \S+ in image-labels.csv; correct one of them"),
     "id_in_two_findings": ("labeled", r"\w{12} is in two findings, \S+ and \S+; keep one"),
     "labels_csv_missing": ("labeled", r"labeled-images/image-labels.csv is missing"),
@@ -45,7 +48,7 @@ REFUSED = {
         r"2_fold_split.csv could not be downloaded: https://\S+5ae933b\S+.*\(looked for in",
     ),
     "fold_csv_unknown_class": ("labeled", r"2_fold_split.csv, line \d+: unknown class name 'normal-colon'; expected"),
-    "fold_csv_lacks_ids": ("labeled", r"2_fold_split.csv: lacks 3 images of \S+ \(\w{8}-"),
+    "fold_csv_lacks_ids": ("labeled", r"2_fold_split.csv: missing images of \S+: 3 \(\w{8}-"),
     "fold_csv_disagrees": ("labeled", r"the two fold csvs disagree: \S+ and \S+"),
     "fold_bad_index": ("labeled", r"2_fold_split.csv, line \d+: split index '7'; expected 0 to 1"),
     "mask_missing": ("segmented", r"segmented-images/images/\S+\.jpg: its mask masks/\S+\.jpg is missing"),
@@ -94,7 +97,7 @@ def parts_with(part):
 
 def arguments_for(tmp_path, part):
     configs = [config for config, view in VIEWS.items() if view.part in parts_with(part)]
-    flags = [flag for config in configs for flag in ("--config", config)]
+    flags = config_flags(configs)
     source = str(tmp_path / "source")
     flags += ["--expect", f"{source}/expected.json", "--workers", "1"]
     return ["--source", source, "--out", str(tmp_path / "out"), *flags]
@@ -250,7 +253,7 @@ def refused(arguments, capsys):
 
 def a_source(tmp_path, *parts, **settings):
     write_source(tmp_path / "source", images="tiny", parts=parts, **settings)
-    configs = [flag for part in parts for flag in ("--config", part)]
+    configs = config_flags(parts)
     flags = ["--workers", "1", "--out", tmp_path / "out", "--expect", tmp_path / "source/expected.json", *configs]
     return tmp_path / "source", ["--source", tmp_path / "source", *flags]
 

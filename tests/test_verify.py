@@ -129,7 +129,7 @@ WRONG_LABELED = {
     "label of another finding": (change("label", 3), "finding hemorrhoids: 4, expected 3"),
     "fold of another file": (change("fold_2", 1), "has rows of another fold_2"),
     "width": (change("width", 7), "pixels, columns say 7 x"),
-    "id twice": (an_id_twice, "labeled: 1 rows repeat an image id"),
+    "id twice": (an_id_twice, "labeled: rows that repeat an image id: 1"),
     "order": (lambda rows: rows[::-1], "rows are not sorted by image_id"),
     "row lost": (lambda rows: rows[1:], "labeled / train: 136, expected 137"),
     "truncated image": (a_truncated_image, "image file is truncated"),

@@ -235,7 +235,7 @@ def _check_ids(contents, result):
     for part, found in ids.items():
         rows = sum(len(c.columns["image_id"]) for path, c in contents.items() if part_of_path(path) == part)
         if len(found) != rows:
-            result.problems.append(f"{part}: {rows - len(found):,} rows repeat an image id")
+            result.problems.append(f"{part}: rows that repeat an image id: {rows - len(found):,}")
     both = set(ids["labeled"]) & set(ids["unlabeled"])
     if both:
         result.problems.append(f"{len(both):,} ids are both labeled and unlabeled, e.g. {min(both)}")
