@@ -210,7 +210,7 @@ def test_from_the_archive_into_a_new_repository(xet_publisher, v1, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "mode, archives, every, start", [("xet", False, 170, 3), ("lfs", False, 151, 5), ("xet", True, 170, 41)]
+    "mode, archives, every, start", [("xet", False, 180, 3), ("lfs", False, 151, 5), ("xet", True, 170, 41)]
 )
 def test_a_fault_at_any_request_is_survived(mode, archives, every, start, tmp_path, capsys):
     """A sample; `python -m tests.fault_sweep` tries every fault at every request."""
