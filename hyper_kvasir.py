@@ -46,6 +46,11 @@ try:  # inflates a third faster, where it is installed
 except ImportError:
     import zlib
 
+try:  # sees damage in images that Pillow passes over, where it is installed
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
 logger = datasets.logging.get_logger(__name__)
 
 # ====================================================================================================================
@@ -207,6 +212,9 @@ _SPLITS = (
 )
 
 
+_LABELS, _BOXES = "image-labels.csv", "bounding-boxes.json"  # within the labeled and the segmented part
+
+
 class OfficialFile(NamedTuple):
     """A file that the owners publish: its addresses, best first, and its size in bytes and sha256 where known."""
 
@@ -251,7 +259,7 @@ class Expected:
 
     `OFFICIAL` is the published dataset. A miniature for tests, or a corrected release, brings its own, in a JSON file
     with the same fields. `sources` is {file: {"bytes": int, "sha256": str}}; `segmented_content` is the "content" of
-    `Part.fingerprint`.
+    `Part.fingerprint`; `row_digests` is {part: digest of its rows}, see `scripts.pipeline.verify.row_digest`.
     """
 
     findings: Dict[str, int]
@@ -263,6 +271,7 @@ class Expected:
     fold_5: List[int]
     sources: Dict[str, dict]
     segmented_content: Optional[str] = None
+    row_digests: Dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Optional[str]) -> "Expected":
@@ -270,14 +279,16 @@ class Expected:
         if path is None:
             return OFFICIAL
         try:
-            with open(path, encoding="utf-8") as file:
-                expected = cls(**json.load(file))
-            unknown = set(expected.findings) ^ set(FINDINGS)
-        except (TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{path}: not a file of expected numbers ({error}); see hyper_kvasir.Expected") from error
-        if unknown:
-            raise ValueError(f"{path}: 'findings' must name the 23 findings; differs in {sorted(unknown)}")
-        return expected
+            with open(path, encoding="utf-8-sig") as file:
+                fields = json.load(file)
+            wrong = _wrong_numbers(fields)
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        except (ValueError, RecursionError) as error:
+            wrong = f"it is not JSON ({error})"
+        if wrong:
+            raise ValueError(_shown(f"{path}: not a file of expected numbers: {wrong}; see hyper_kvasir.Expected"))
+        return cls(**fields)
 
     @property
     def labeled(self) -> int:
@@ -294,6 +305,10 @@ class Expected:
         else:
             rows = getattr(self, view.column)
         return dict(zip(view.splits, rows))
+
+    def vouches_for(self, part: str, archive: "Archive") -> bool:
+        """Whether `check_fingerprint` sees any damage to the images of a part, so that they need not be decoded."""
+        return archive.file in self.sources or (part == "segmented" and self.segmented_content is not None)
 
     def check_fingerprint(self, archive: "Archive", found: dict, problems: "Problems") -> None:
         """Compares the fingerprint of a part with what is known of the official file; see `Part.fingerprint`.
@@ -317,6 +332,47 @@ class Expected:
             problems.at(archive).add(f"not the official {archive.file}: {what}; {advice}", waivable=True)
 
 
+def _wrong_numbers(fields):
+    """What is wrong with the fields of a file of expected numbers, or None."""
+
+    def is_count(value):
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+    def is_digest(value):
+        return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+    def is_source(value):
+        return isinstance(value, dict) and is_count(value.get("bytes")) and is_digest(value.get("sha256"))
+
+    def all_are(kind, keys=None):
+        return lambda value: (
+            isinstance(value, dict) and (keys is None or set(value) == set(keys)) and all(map(kind, value.values()))
+        )
+
+    def counts(number):
+        return lambda value: isinstance(value, list) and len(value) == number and all(map(is_count, value))
+
+    forms = {
+        "findings": (all_are(is_count, FINDINGS), "a number of images for each of the 23 findings, and no other name"),
+        **dict.fromkeys(("unlabeled", "segmented", "instances", "boxes"), (is_count, "a whole number, at least 0")),
+        **{f"fold_{k}": (counts(k), f"a list of {k} numbers of images") for k in FOLDS},
+        "sources": (all_are(is_source), '{file: {"bytes": a whole number, "sha256": 64 hex digits}}'),
+        "segmented_content": (lambda value: value is None or is_digest(value), "64 hex digits"),
+        "row_digests": (all_are(is_digest), "{part: 64 hex digits}"),
+    }
+    if not isinstance(fields, dict):
+        return "expected an object"
+    for name in fields:
+        if name not in forms:
+            return f"unknown field {name!r}"
+    for name, (is_good, form) in forms.items():
+        if name not in fields and name not in ("segmented_content", "row_digests"):
+            return f"{name!r} is missing; expected {form}"
+        if name in fields and not is_good(fields[name]):
+            return f"{name!r} must be {form}"
+    return None
+
+
 OFFICIAL = Expected(
     findings={finding.name: finding.count for finding in TAXONOMY},
     unlabeled=99_417,
@@ -326,7 +382,8 @@ OFFICIAL = Expected(
     fold_2=[5_324, 5_338],
     fold_5=[2_122, 2_122, 2_122, 2_122, 2_174],
     sources={
-        file.name: {"bytes": file.bytes, "sha256": file.sha256} for file in OFFICIAL_FILES.values() if file.sha256
+        **{f.name: {"bytes": f.bytes, "sha256": f.sha256} for f in OFFICIAL_FILES.values() if f.sha256},
+        _BOXES: {"bytes": 315_000, "sha256": "673a69dbd8e4da93cf01479f374c5754a469d685b5998accbada5732883c7ca4"},
     },
     segmented_content="c9abb4fbc069dbaafff4f65d26c9e49591f6e2a57e6aded15d6c4c2e7e4edb7c",
 )
@@ -392,7 +449,7 @@ class HyperKvasir(datasets.ArrowBasedBuilder):
     DEFAULT_CONFIG_NAME = CONFIGS[0]
 
     # Streaming reads the archive's directory only, so it warns of an incomplete source instead of refusing it.
-    _checks = False
+    _checks = _prepares = False
 
     def _info(self):
         splits = datasets.SplitDict()
@@ -420,22 +477,23 @@ class HyperKvasir(datasets.ArrowBasedBuilder):
             expected.check_fingerprint(archive, part.fingerprint(), problems)
         for text in problems.settle(self._checks):
             logger.warning(f"incomplete source: {text}")
+        decode = self._prepares and not (self._checks and expected.vouches_for(part.name, archive))
         shards, generators = part.shards(), []
         for split, pattern in view.splits.items():
             chosen = [shard for shard in shards if fnmatch.fnmatch(shard.path, pattern)]
             if chosen:
-                generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"shards": chosen}))
+                generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"shards": chosen, "decode": decode}))
             else:
                 logger.warning(f"incomplete source: no image for split {split!r} of {config!r}")
         if not generators:
             raise SourceError([f"{archive}: no image for any split of {config!r}"])
         return generators
 
-    def _generate_tables(self, shards):
+    def _generate_tables(self, shards, decode):
         for number, shard in enumerate(shards):
             for start in range(0, len(shard.rows), 32):
                 problems = Problems()
-                table = read_examples(shard, shard.rows[start : start + 32], problems)
+                table = read_examples(shard, shard.rows[start : start + 32], problems, decode=decode)
                 problems.settle(checks=True)
                 yield f"{number}_{start}", table
 
@@ -453,12 +511,13 @@ class HyperKvasir(datasets.ArrowBasedBuilder):
 
     def _download_and_prepare(self, dl_manager, verification_mode, **prepare_split_kwargs):
         self._checks = datasets.VerificationMode(verification_mode) != datasets.VerificationMode.NO_CHECKS
+        self._prepares = True
         try:
             super()._download_and_prepare(dl_manager, verification_mode, **prepare_split_kwargs)
             if not self._checks:
                 self._fs.touch(self._unchecked())
         finally:
-            self._checks = False
+            self._checks = self._prepares = False
 
     def _unchecked(self):
         """Marks what was prepared without checks, so that it is not taken for checked when found in the cache."""
@@ -489,11 +548,11 @@ class Problems:
 
     def add(self, text: str, waivable: bool = False) -> None:
         """Adds a problem of this place."""
-        self.found.append(Problem(f"{self.place}: {text}" if self.place else text, waivable))
+        self.found.append(Problem(_shown(f"{self.place}: {text}" if self.place else text), waivable))
 
     def extend(self, texts: Sequence[str]) -> None:
         """Adds problems that name their own place, e.g. those of a SourceError. None can be waived."""
-        self.found += [Problem(text) for text in texts]
+        self.found += [Problem(_shown(text)) for text in texts]
 
     def settle(self, checks: bool) -> List[str]:
         """Raises SourceError with all problems; with `checks` off, only if one cannot be waived.
@@ -511,13 +570,35 @@ class SourceError(ValueError):
     """The source cannot be used as it is; `problems`, a list of str, says all that is wrong."""
 
     def __init__(self, problems: Sequence[str]):
-        super().__init__(list(problems))
-        self.problems = list(problems)
+        self.problems = list(map(_shown, problems))
+        super().__init__(self.problems)
 
     def __str__(self):
         if len(self.problems) == 1:
             return self.problems[0]
-        return f"{len(self.problems):,} problems in the source:\n" + "\n".join(f"- {text}" for text in self.problems)
+        return f"{len(self.problems):,} problems in the source:\n{listed(self.problems)}"
+
+
+def listed(texts: Sequence[str], most: int = 60, alike: int = 8) -> str:
+    """Texts as lines that a person can read: `most` lines, `alike` that differ in names and numbers only."""
+    kinds: Dict[str, int] = {}
+    lines = []
+    for text in texts:
+        kind = re.sub(r"""\S*[\d/'"]\S*""", "*", text)
+        kinds[kind] = kinds.get(kind, 0) + 1
+        if kinds[kind] <= alike and len(lines) < most:
+            lines.append(f"- {_shown(text)}")
+    more = len(texts) - len(lines)
+    return "\n".join([*lines, *([f"- and {more:,} more"] if more else [])])
+
+
+def _shown(text: str, most: int = 1000) -> str:
+    """A text fit for a terminal, whatever names and contents are quoted in it: printable, and not endless."""
+    if len(text) > most:
+        text = f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _few(names: Iterable[str], most: int = 3) -> str:
@@ -579,6 +660,10 @@ class Archive:
         """The bytes of a member; of a damaged one, at most one byte over the size that it claims."""
         raise NotImplementedError
 
+    def instead(self, part: str) -> str:
+        """What it holds where the images of a part were expected, for whoever has an archive of another layout."""
+        raise NotImplementedError
+
     def known(self) -> dict:
         """What is known without reading it: {"file"}, and of a zip "bytes"."""
         return {"file": self.file}
@@ -602,7 +687,11 @@ class FolderArchive(Archive):
     def list(self, part, problems, with_crcs=False):
         members = {}
         root = os.path.join(self.path, f"{part}-images")
-        for above, folders, files in sorted(os.walk(root)):
+
+        def unlisted(error):
+            problems.add(f"{error.filename}: cannot be listed ({error.strerror}); give yourself read permission")
+
+        for above, folders, files in sorted(os.walk(root, onerror=unlisted)):
             linked = [folder for folder in folders if os.path.islink(os.path.join(above, folder))]
             for entry in sorted(files + linked):
                 path = os.path.join(above, entry)
@@ -622,16 +711,23 @@ class FolderArchive(Archive):
             path, member = item
             try:
                 return path, member._replace(crc=zlib.crc32(self.read(member)))
-            except (SourceError, OSError) as error:
-                problems.add(str(error))
+            except SourceError as error:
+                problems.extend(error.problems)
                 return path, None
 
         with ThreadPoolExecutor() as threads:
             return {path: member for path, member in threads.map(with_crc, members.items()) if member}
 
+    def instead(self, part):
+        names = os.listdir(os.path.join(self.path, f"{part}-images"))
+        return f"it holds {_few(names)}" if names else "it is empty"
+
     def _load(self, member):
-        with open(self._path_of(member), "rb") as file:
-            return file.read(MAX_MEMBER_BYTES + 1)
+        try:
+            with open(self._path_of(member), "rb") as file:
+                return file.read(MAX_MEMBER_BYTES + 1)
+        except OSError as error:
+            raise self.error(member.name, f"cannot be read ({error.strerror})") from error
 
     def _path_of(self, member):
         return os.path.join(self.path, *member.name.split("/"))
@@ -650,7 +746,7 @@ class ZipArchive(Archive):
         infos, directory_start = _zip_directory(self.path)
         starts = sorted({info.header_offset for info in infos} | {directory_start})
         end_of = dict(zip(starts, starts[1:]))
-        inside = re.compile(rf"(?:[^/]+/)?{part}-images/(.+)")  # copies may have one folder around all
+        inside = re.compile(rf"(?:[^/]+/)?{part}-images/(.+)", re.DOTALL)  # copies may have one folder around all
         members, seen = {}, set()
         for info in infos:
             # orig_filename: zipfile cuts filename at a NUL and replaces backslashes
@@ -670,6 +766,16 @@ class ZipArchive(Archive):
                 span = info.header_offset, end_of[info.header_offset]
                 members[match[1]] = Member(name, info.file_size, info.CRC, info.compress_type, *span)
         return members
+
+    def instead(self, part):
+        infos = _zip_directory(self.path)[0]
+        names = [i.orig_filename for i in infos if not i.is_dir() and not _is_clutter(i.orig_filename)]
+        inner = [name for name in names if name.lower().endswith(".zip")]
+        if inner:
+            return f"it holds another zip, {inner[0]!r}: extract that one, and give it"
+        images = [name for name in names if name.lower().endswith((".jpg", ".jpeg"))]
+        where = f"expected {part}-images/ at the top, or in one folder; rename or move the folders, or extract it"
+        return f"it holds {len(names):,} files, such as {(images or names)[0]!r}; {where}" if names else "it is empty"
 
     def _load(self, member):
         span = _read_range(self.path, member.start, member.end - member.start)
@@ -711,6 +817,8 @@ def _is_clutter(name):
 
 def _unreadable(path):
     """Why a file of a folder is refused, or None. Links to files are followed: caches hold links."""
+    if not _is_utf8(path):
+        return "has a name that is not UTF-8; rename it, or set PYTHONUTF8=1 if only this shell takes it for another"
     if not os.path.exists(path):
         return "is a link to nothing; remove it, or put the file there"
     if os.path.isdir(path):
@@ -720,6 +828,11 @@ def _unreadable(path):
     if os.path.getsize(path) > MAX_MEMBER_BYTES:
         return f"has {os.path.getsize(path):,} bytes, {_TOO_LARGE}; remove it, or extract the archive again"
     return None
+
+
+def _is_utf8(path):
+    """Whether a path can be stored and printed: Python keeps bytes of other encodings as lone surrogates."""
+    return not re.search("[\ud800-\udfff]", path)
 
 
 def _zip_directory(path):
@@ -804,16 +917,27 @@ def find_archive(part: str, folders: Sequence[str]) -> Optional[Archive]:
 
     Zips come before extracted folders, since their digest can be checked.
     """
+    for archive in _candidates(part, folders):
+        if archive.file != FULL_ARCHIVE or _holds_part(archive.path, part):
+            return archive
+    return None
+
+
+def unused_archives(part: str, folders: Sequence[str], used: Archive) -> List[str]:
+    """Where else in the user's folders a part seems to be: there it is not read."""
+    return [str(archive) for archive in _candidates(part, folders) if archive.path != used.path]
+
+
+def _candidates(part, folders):
     for folder in folders:
         for file in (OFFICIAL_FILES[part].name, FULL_ARCHIVE):
             path = folder if os.path.basename(folder) == file else os.path.join(folder, file)
-            if os.path.isfile(path) and (file != FULL_ARCHIVE or _holds_part(path, part)):
-                return ZipArchive(path, file)
+            if os.path.isfile(path):
+                yield ZipArchive(path, file)
         for inner in ("", f"hyper-kvasir-{part}-images", "hyper-kvasir"):
             root = os.path.join(folder, inner) if inner else folder
             if os.path.isdir(os.path.join(root, f"{part}-images")):
-                return FolderArchive(root, f"{part}-images/")
-    return None
+                yield FolderArchive(root, f"{part}-images/")
 
 
 def _holds_part(path, part):
@@ -834,8 +958,43 @@ def missing_archive(part: str, folders: Sequence[str]) -> str:
     ]
     return (
         f"the {part} part is missing: no {official.name}, {FULL_ARCHIVE} with {part}-images/, or extracted folder "
-        f"{part}-images/ in {', '.join(map(str, folders))}. Download {web[0]} (or {web[1]}) to {_folder_of(folders[0])}"
+        f"{part}-images/ in {', '.join(map(str, folders))}.{_nearly(part, folders)} Download {web[0]} (or {web[1]}) to "
+        f"{_folder_of(folders[0])}"
     )
+
+
+def _nearly(part, folders):
+    """What in the user's folders may be the part after all, with what to do; empty if there is nothing like it."""
+    hints, folder_name = [], f"{part}-images"
+    for folder in folders:
+        if os.path.basename(os.path.abspath(folder)) == folder_name:
+            hints.append(f"Give the folder that {folder} lies in, not that one itself.")
+            continue
+        try:
+            names = sorted(os.listdir(folder)) if os.path.isdir(folder) else [os.path.basename(folder)]
+        except OSError as error:
+            hints.append(f"{folder} cannot be listed ({error.strerror}).")
+            continue
+        hints += filter(None, (_hint(part, os.path.join(folder, name)) for name in names))
+    return "".join(f" {hint}" for hint in hints[:3])
+
+
+def _hint(part, path):
+    """What to do with a file or folder that may hold a part, or None."""
+    name, folder_name, file = os.path.basename(path), f"{part}-images", OFFICIAL_FILES[part].name
+    if name.lower() == folder_name != name:
+        return f"There is {name!r}: rename it to {folder_name!r}."
+    for inner in (name, ""):  # extracted into a folder of its own, or two
+        if os.path.isdir(os.path.join(path, inner, folder_name)):
+            return f"Give {os.path.join(path, inner)} as the source."
+    if name in (file, FULL_ARCHIVE) and os.path.isdir(path):
+        return f"{name!r} is a folder; expected the zip itself."
+    if name == FULL_ARCHIVE:
+        return f"There is {FULL_ARCHIVE}, but without {folder_name}/."
+    of_others = [official.name for official in OFFICIAL_FILES.values()]
+    if re.search(r"\.zip(\.\w+)?$", name.lower()) and name not in of_others:
+        return f"There is {name!r}: if it is that archive, and whole, rename it to {file}."
+    return None
 
 
 def source_state(part: str, folders: Sequence[str]) -> List[tuple]:
@@ -986,9 +1145,6 @@ def _csv_rows(file, text, delimiter, header, problems):
 # ------------------------------------------------------------------------------------------------- a part, its rows
 
 
-_LABELS, _BOXES = "image-labels.csv", "bounding-boxes.json"
-
-
 class Row(NamedTuple):
     """An example before its bytes are read."""
 
@@ -1063,6 +1219,8 @@ def read_part(
     kind = {"labeled": _LabeledReader, "segmented": _SegmentedReader, "unlabeled": _UnlabeledReader}[name]
     reader = kind(archive, members, folds, expected, problems)
     reader.check_places()
+    if not any(path.lower().endswith(".jpg") for path in members):
+        problems.at(archive).add(f"no image of the {name} part; {archive.instead(name)}", waivable=True)
     return Part(name, archive, members, sorted(reader.rows(), key=lambda row: row.image_id))
 
 
@@ -1207,12 +1365,12 @@ class _SegmentedReader(_Reader):
             alone = set(ids) - set(images)
             if alone:
                 self.problems.add(f"{what} without an image: {len(alone):,} ({_few(alone)})", waivable=True)
-        found = sum(len(corners) for _, corners in (boxes or {}).values())
+        found = None if boxes is None else sum(len(corners) for _, corners in boxes.values())
         for what, number, official in (
             ("images", len(images), self.expected.segmented),
             ("boxes", found, self.expected.boxes),
         ):
-            if number != official:
+            if number not in (None, official):
                 self.problems.add(f"segmented part: {number:,} {what}, expected {official:,}", waivable=True)
         self.check_folds(rows)
         return rows.values()
@@ -1222,13 +1380,39 @@ class _SegmentedReader(_Reader):
         if _BOXES not in self.members:
             self.problems.add(f"segmented-images/{_BOXES} is missing; download the archive again")
             return None
+        place, data = self.problems.at(_BOXES), self.archive.read(self.members[_BOXES])
+        known, found = self.expected.sources.get(_BOXES), hashlib.sha256(data).hexdigest()
+        if known and found != known["sha256"]:
+            text = f"not the official {_BOXES}: sha256 {found}, expected {known['sha256']}"
+            place.add(f"{text}; download the archive again", waivable=True)
         try:
-            entries = json.loads(self.archive.read(self.members[_BOXES]))
-            return {image_id: _boxes_of(entry) for image_id, entry in entries.items()}
-        except (ValueError, AttributeError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            form = '{id: {"height", "width", "bbox": [{"label": "polyp", "xmin", "ymin", "xmax", "ymax"}]}}'
-            self.problems.at(_BOXES).add(f"malformed ({error!r}); expected {form}")
+            entries = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_distinct)
+            if not isinstance(entries, dict):
+                raise ValueError("it is not an object")
+        except (ValueError, RecursionError) as error:
+            wrong = f"byte {error.start} is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+            place.add(f"malformed ({wrong}); expected {{id: {_BOXES_FORM}}}; download the archive again")
             return None
+        boxes, good = {}, True
+        for image_id, entry in entries.items():
+            try:
+                boxes[image_id] = _boxes_of(entry)
+            except (ValueError, AttributeError, KeyError, TypeError, OverflowError) as error:
+                what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+                place.at(image_id).add(f"malformed ({what}); expected {_BOXES_FORM}")
+                good = False
+        return boxes if good else None
+
+
+_BOXES_FORM = '{"height", "width", "bbox": [{"label": "polyp", "xmin", "ymin", "xmax", "ymax"}]}'
+
+
+def _distinct(pairs):
+    """A JSON object, of which no key may be there twice: Python would take the last."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return dict(pairs)
 
 
 class _UnlabeledReader(_Reader):
@@ -1253,7 +1437,7 @@ def _boxes_of(entry):
 
 def _whole(number):
     """A JSON number of pixels. Boxes are kept as they are, so nothing is rounded."""
-    if isinstance(number, bool) or int(number) != number:
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or int(number) != number:
         raise ValueError(f"{number!r} is not a whole number of pixels")
     return int(number)
 
@@ -1310,8 +1494,10 @@ def _id_ranges(rows):
 # ---------------------------------------------------------------------------------------------------------- examples
 
 
-def read_examples(shard: Shard, rows: Sequence[Row], problems: Problems) -> pa.Table:
+def read_examples(shard: Shard, rows: Sequence[Row], problems: Problems, *, decode: bool = False) -> pa.Table:
     """Some rows of a shard as an Arrow table with the features of its part. What is wrong goes to `problems`.
+
+    `decode`: every image is decoded, to find damage that no digest would show.
 
     Tables are made of Arrow structs, not by Image.encode_example, which drops the bytes if the current folder holds a
     file named like `path`.
@@ -1319,7 +1505,7 @@ def read_examples(shard: Shard, rows: Sequence[Row], problems: Problems) -> pa.T
     examples = {}
     for row in sorted(rows, key=lambda row: row.image.start):  # in archive order, which suits disks and Range requests
         try:
-            examples[row.image_id] = _example(shard, row)
+            examples[row.image_id] = _example(shard, row, decode)
         except SourceError as error:
             problems.extend(error.problems)
     ordered = [examples[row.image_id] for row in rows if row.image_id in examples]
@@ -1348,14 +1534,14 @@ def known_columns(part: str, row: Row) -> dict:
     return known if part != "unlabeled" else {"image_id": row.image_id}
 
 
-def _example(shard, row):
+def _example(shard, row, decode):
     archive = shard.archive
     data = archive.read(row.image)
-    width, height = _image_size(data, archive, row.image)
+    width, height = _image_size(data, archive, row.image, decode)
     image = {"bytes": data, "path": f"{row.image_id}.jpg"}
     example = {**known_columns(shard.part, row), "image": image, "width": width, "height": height}
     if shard.part == "segmented":
-        mask = _read_mask(archive, row, (width, height))
+        mask = _read_mask(archive, row, (width, height), decode)
         example["mask"] = {"bytes": _png(mask * np.uint8(255)), "path": f"{row.image_id}.png"}
         try:
             instances = label_components(mask)
@@ -1374,30 +1560,70 @@ def jpeg_size(data: bytes) -> Tuple[int, int]:
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             if not data.endswith(b"\xff\xd9"):  # no end-of-image marker: only decoding tells whether it is whole
                 image.load()
+            if image.getexif().get(_ORIENTATION, 1) != 1:  # no official image has one; datasets would turn it
+                raise ValueError("its EXIF orientation turns it away from its mask and size; remove that tag")
             return image.size
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError("it is not a JPEG" if "cannot identify" in str(error) else str(error)) from error
 
 
-def _image_size(data, archive, member):
+def check_jpeg(data: bytes) -> Tuple[int, int]:
+    """As `jpeg_size`, of a JPEG that is decoded to its last bit: what libjpeg only warns of is an error, too.
+
+    At 1/8 of the size, in grey: damage shows when the entropy coding is undone, and that is the same at every size; it
+    takes a third of the time. Without simplejpeg, which finds all of this, finds what Pillow does.
+    """
+    size, markers = jpeg_size(data), _markers(data)
+    if not markers & {0xC0, 0xC1, 0xC2} or 0xC4 not in markers:
+        raise ValueError("it is not coded as JPEGs are; expected baseline or progressive, with its Huffman tables")
     try:
-        return jpeg_size(data)
+        if simplejpeg is None:
+            Image.open(io.BytesIO(data)).load()
+        else:
+            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"it cannot be decoded: {error}") from error
+    return size
+
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_NOISE = 16  # of JPEG in masks: official ones have values of 0 to 8 and 246 to 255
+
+
+def _markers(data):
+    """The markers of a JPEG's segments up to its first scan."""
+    markers, at = set(), 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+        marker = data[at + 1 : at + 2]
+        markers.update(marker)
+        at += 1 if marker == b"\xff" else 2 + int.from_bytes(data[at + 2 : at + 4], "big")  # after ff: a fill byte
+    return markers
+
+
+def _image_size(data, archive, member, decode):
+    try:
+        return check_jpeg(data) if decode else jpeg_size(data)
     except ValueError as error:
         text = f"expected a whole JPEG image: {error}; download the archive again"
         raise archive.error(member.name, text) from error
 
 
-def _read_mask(archive, row, size):
+def _read_mask(archive, row, size, decode):
     """The mask of a row as bool, height x width: JPEG noise cut at 128, a stray pixel at (0, 0) (143 masks) dropped."""
     name, data = row.mask.name, archive.read(row.mask)
-    found = _image_size(data, archive, row.mask)
+    found = _image_size(data, archive, row.mask, decode)
     if found != size:
         raise archive.error(name, f"mask of {found[0]} x {found[1]} pixels, its image has {size[0]} x {size[1]}")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            mask = np.asarray(image.convert("L")) >= 128
+            grey = np.asarray(image.convert("L"))
     except OSError as error:
         raise archive.error(name, f"cannot be decoded ({error}); download the archive again") from error
+    between = np.count_nonzero((grey >= _NOISE) & (grey < 256 - _NOISE))
+    if between:
+        text = f"{between:,} pixels are neither black nor white; expected a mask in black and white"
+        raise archive.error(name, text)
+    mask = grey >= 128
     if mask[:2, :2].sum() == 1:
         mask[0, 0] = False
     if not mask.any():

@@ -12,7 +12,7 @@ scripts.build does this last; use this command after changing the texts or figur
 
 from pathlib import Path
 
-from scripts.pipeline.card import update_card
+from scripts.pipeline.card import EDITED, update_card
 from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.console import command_parser, refusing, run, say
 from scripts.pipeline.files import write_file
@@ -32,10 +32,12 @@ def main(arguments=None) -> int:
     card = Path(args.folder, "README.md").read_text(encoding="utf-8")
     problems = lint_card(card, list(updated["files"])) + check_card(card, updated, args.folder)
     for path in changed:
-        say(f"written: {path}" if Path(args.folder, path).exists() else f"removed: {path}")
+        what = "written" if Path(args.folder, path).exists() else "removed"
+        say(f"edited by hand, now in: {path}" if EDITED in path else f"{what}: {path}")
     for problem in problems:
         say(f"problem: {problem}")
-    state = f"{len(changed)} rewritten" if changed else "up to date"
+    rewritten = [path for path in changed if EDITED not in path]
+    state = f"{len(rewritten)} rewritten" if rewritten else "up to date"
     say(f"{args.folder}: card of {len(updated['card']['files'])} files, {state}, {len(problems)} problems")
     return 1 if problems else 0
 

@@ -5,31 +5,21 @@ manifest last. So a kill leaves nothing that looks finished, and the journal the
 """
 
 import contextlib
-import glob
-import hashlib
-import json
 import os
 import shutil
-import tempfile
-from concurrent.futures import as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from hyper_kvasir import VIEWS, Expected, Part, Problems, SourceError
-from scripts.pipeline.card import write_card
+from hyper_kvasir import VIEWS, Expected, Part, Problems, SourceError, listed
+from scripts.pipeline.card import PLACEHOLDER, write_card
 from scripts.pipeline.console import Progress, say
+from scripts.pipeline.files import file_sha256, write_file
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
+from scripts.pipeline.output import STAGING, BuildError, Journal, check_ours, only_builder_of, put
 from scripts.pipeline.parquet import write_shard
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.pool import worker_pool
-
-STAGING = ".building"
-JOURNAL = "journal"  # in STAGING: a line of JSON for each shard that was built there, [path, manifest entry]
-
-
-class BuildError(RuntimeError):
-    """The output cannot be written; the message says why and what to do."""
 
 
 def build(folders: list[str], out: str, configs: list[str], *, workers: int, checks: bool, expected: Expected) -> None:
@@ -39,42 +29,14 @@ def build(folders: list[str], out: str, configs: list[str], *, workers: int, che
     BuildError where `out` cannot be used.
     """
     try:
-        with only_builder_of(out):
+        with only_builder_of(out, folders):
+            out = os.path.abspath(out)  # pyarrow takes relative names for addresses, and expands ~
             plan = make_plan(folders, configs, expected, checks)
             _build(plan, out, workers, checks, expected)
     except OSError as error:
         what = error.strerror or str(error)
         kept = "what is built so far is kept; " if os.path.isdir(os.path.join(out, STAGING)) else ""
         raise BuildError(f"{error.filename or out}: {what}; {kept}fix that and run again") from error
-
-
-@contextlib.contextmanager
-def only_builder_of(out: str):
-    """Refuses a folder of something else, and a second build into the same one."""
-    if glob.has_magic(out) or "::" in out:
-        raise BuildError(f"{out}: datasets takes []*? and :: in a path for a pattern; choose another name")
-    if os.path.exists(out) and not os.path.isdir(out):
-        raise BuildError(f"{out}: is a file; give a folder for the output")
-    try:
-        manifest = read_manifest(out)
-    except ValueError as error:
-        raise BuildError(f"{error}; choose another output folder") from error
-    others = [name for name in os.listdir(out) if name != STAGING] if os.path.isdir(out) else []
-    if manifest is None and others and not os.path.isdir(os.path.join(out, STAGING)):
-        raise BuildError(
-            f"{out}: holds {others[0]!r} and no {FILE}: it belongs to something else; choose a new or empty folder"
-        )
-    # Outside `out`, so that a run with nothing to do writes nothing there.
-    name = hashlib.sha256(os.path.realpath(out).encode()).hexdigest()[:16]
-    lock = FileLock(os.path.join(tempfile.gettempdir(), f"hyper-kvasir-{name}.lock"))
-    try:
-        lock.acquire(timeout=10)  # the workers of a killed build end within a second or two
-    except Timeout:
-        raise BuildError(f"{out}: another build is writing to it; wait for it, or choose another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected) -> None:
@@ -95,7 +57,7 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected)
     manifest = make_manifest(configs, {**old["sources"], **sources}, files, SCHEMA)
     if "versions" in old and not made and not staged:
         manifest["versions"] = old["versions"]  # that made the files
-    _put_in_place(out, [*staged, *made], set(old["files"]) - set(files))
+    _put_in_place(out, [*staged, *made], old["files"], set(old["files"]) - set(files))
     _report(files, len(made), waived)
     _finish(out, {**manifest, **({"card": old["card"]} if "card" in old else {})})
 
@@ -112,8 +74,8 @@ def _with_rows(configs, files, waived):
 
 
 def _report(files, made, waived):
-    for text in waived:
-        say(f"waived: {text}")
+    for line in listed(waived).splitlines():
+        say(f"waived: {line.removeprefix('- ')}")
     rows, size = (sum(entry[what] for entry in files.values()) for what in ("rows", "bytes"))
     kept = f"{len(files) - made:,} already there"
     say(f"Parquet files: {len(files):,} ({made:,} built, {kept}); rows: {rows:,}; {size / 1e6:,.1f} MB")
@@ -126,15 +88,17 @@ def check_sources(plan: Plan, sources: dict, expected: Expected, problems: Probl
 
 
 def _sort_out(plan, out, old_files):
-    """Shards as (entries in place, entries staged by a run that was cut off, planned shards to build)."""
-    kept, todo = {}, {}
-    for path, planned in plan.shards.items():
-        place, entry = os.path.join(out, path), old_files.get(path, {})
-        if entry.get("key") == planned.key and os.path.isfile(place) and os.path.getsize(place) == entry["bytes"]:
-            kept[path] = entry
-        else:
-            todo[path] = planned
+    """Shards as (entries in place, entries staged by a run that was cut off, planned shards to build).
+
+    What is in place is read: bytes that changed since they were built are built again.
+    """
     staging = os.path.join(out, STAGING)
+    there = {p: old_files[p] for p, planned in plan.shards.items() if old_files.get(p, {}).get("key") == planned.key}
+    kept = {path: there[path] for path in _whole(out, {path: [entry] for path, entry in there.items()})}
+    changed = [path for path in there if path not in kept and os.path.exists(os.path.join(out, path))]
+    if changed:
+        say(f"built again, as their bytes changed since they were built:\n{listed(changed)}")
+    todo = {path: planned for path, planned in plan.shards.items() if path not in kept}
     kept |= built_shards(staging, out, todo)  # moved, but cut off before the manifest was written
     staged = built_shards(staging, staging, {path: p for path, p in todo.items() if path not in kept})
     return kept, staged, {path: p for path, p in todo.items() if path not in kept and path not in staged}
@@ -142,28 +106,24 @@ def _sort_out(plan, out, old_files):
 
 def built_shards(staging: str, folder: str, todo: dict[str, PlannedShard]) -> dict[str, dict]:
     """{path: manifest entry} of the shards `todo` that lie whole in `folder`, by the journal of an earlier run."""
-    journal = {}
-    try:
-        with open(os.path.join(staging, JOURNAL), encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return {}
-    for line in lines:
-        with contextlib.suppress(ValueError):  # the last line of a run that was killed
-            path, entry = json.loads(line)
-            journal[path] = entry
-
-    def is_whole(path):
-        file = os.path.join(folder, path)
-        return os.path.isfile(file) and _file_sha256(file) == journal[path]["sha256"]
-
-    mine = [path for path, planned in todo.items() if journal.get(path, {}).get("key") == planned.key]
-    return {path: journal[path] for path in mine if is_whole(path)}
+    entries = Journal(staging).entries()
+    mine = {
+        path: [entry for entry in entries.get(path, []) if entry.get("key") == planned.key]
+        for path, planned in todo.items()
+    }
+    return _whole(folder, mine)
 
 
-def _file_sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _whole(folder, entries):
+    """{path: entry} of the files of `folder` that have the bytes of one of their `entries`, {path: entries}."""
+    places = {path: os.path.join(folder, path) for path, some in entries.items() if some}
+    places = {path: place for path, place in places.items() if os.path.isfile(place)}
+    total, whole = sum(map(os.path.getsize, places.values())), {}
+    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress(total, "reading what is built") as bar:
+        for path, sha256 in zip(places, threads.map(file_sha256, places.values())):
+            whole |= {path: entry for entry in entries[path] if entry["sha256"] == sha256}
+            bar.update(os.path.getsize(places[path]))
+    return whole
 
 
 def _check_disk(out, needed):
@@ -188,15 +148,17 @@ def build_shards(
     known = {part.name: {**part.archive.known(), "directory": plan.directories[part.name]} for part in plan.parts}
     sources = {name: old_sources[name] for name in known if known[name].items() <= old_sources.get(name, {}).items()}
     unknown = [part for part in plan.parts if part.name not in sources]
-    made, problems = {}, []
+    made, problems, journal = {}, [], Journal(into)
     if not unknown and not todo:
         return sources, made, problems
     total = sum(planned.shard.image_bytes for planned in todo.values())
-    os.makedirs(into, exist_ok=True)
-    with worker_pool(workers) as pool, Progress(total, "building") as bar:
+    journal.open()
+    doing = "checking" if plan.problems.found else "building"  # what is wrong already may be all: no build then
+    with worker_pool(min(workers, len(unknown) + len(todo))) as pool, Progress(total, doing) as bar:
         jobs = {pool.submit(Part.fingerprint, part._replace(rows=[])): part.name for part in unknown}
         for path, planned in sorted(todo.items(), key=lambda item: -item[1].shard.image_bytes):  # large ones first
-            jobs[pool.submit(write_shard, *planned, os.path.join(into, path))] = path
+            decode = planned.shard.part in plan.decoded
+            jobs[pool.submit(write_shard, *planned, os.path.join(into, path), decode=decode)] = path
         try:
             for job in as_completed(jobs):
                 name, result = jobs[job], job.result()
@@ -206,7 +168,7 @@ def build_shards(
                     problems += result["problems"]
                 else:
                     made[name] = result
-                    _note(into, name, result)
+                    journal.add(name, result)
                     bar.update(todo[name].shard.image_bytes)
         except BrokenProcessPool as error:
             raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error
@@ -215,21 +177,18 @@ def build_shards(
     return sources, made, problems
 
 
-def _note(staging, path, entry):
-    with open(os.path.join(staging, JOURNAL), "a", encoding="utf-8") as file:
-        file.write(json.dumps([path, entry]) + "\n")
-
-
-def _put_in_place(out, staged, stale):
+def _put_in_place(out, staged, old, stale):
     """Moves staged files to their places and removes stale ones. From here on, until all is done, no manifest."""
     if not stale and not staged:
         return
-    os.makedirs(os.path.join(out, STAGING), exist_ok=True)  # marks the folder as ours while the manifest is away
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(os.path.join(out, FILE), os.path.join(out, STAGING, FILE))
+    staging = os.path.join(out, STAGING)
+    journal = Journal(staging)
     for path in staged:
-        os.makedirs(os.path.dirname(os.path.join(out, path)), exist_ok=True)
-        os.replace(os.path.join(out, STAGING, path), os.path.join(out, path))
+        check_ours(out, path, old, journal)
+    journal.open()  # marks the folder as ours while the manifest is away
+    if os.path.exists(os.path.join(out, FILE)):
+        put(out, staging, [FILE])
+    put(staging, out, staged)
     for path in stale:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(out, path))
@@ -237,14 +196,12 @@ def _put_in_place(out, staged, stale):
 
 def _finish(out, manifest):
     """Writes the card where it differs, and the manifest last."""
-    text = manifest_text(write_card(out, manifest))
+    staging = os.path.join(out, STAGING)
+    manifest = write_card(out, manifest, PLACEHOLDER, Journal(staging))
+    text = manifest_text(manifest)
     if _read(os.path.join(out, FILE)) != text:
-        beside = os.path.join(out, STAGING, f"new-{FILE}")
-        os.makedirs(os.path.dirname(beside), exist_ok=True)
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(beside, os.path.join(out, FILE))
-    shutil.rmtree(os.path.join(out, STAGING), ignore_errors=True)
+        write_file(Path(out, FILE), text.encode())
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _read(path):

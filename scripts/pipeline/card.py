@@ -23,8 +23,10 @@ from PIL import Image
 
 from hyper_kvasir import CITATION, HOMEPAGE, PARTS, TAXONOMY, VIEWS, Expected, HyperKvasir
 from scripts.pipeline import croissant, stats
-from scripts.pipeline.files import write_file
+from scripts.pipeline.console import say
+from scripts.pipeline.files import file_sha256, write_file
 from scripts.pipeline.manifest import matching, part_of_path
+from scripts.pipeline.output import Journal, check_ours
 from scripts.pipeline.parquet import features_metadata, find_row
 from scripts.pipeline.stats import Example
 
@@ -37,6 +39,7 @@ PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication kno
 LOW_QUALITY = 90  # of a JPEG, at most
 COMMON_SIZES = 5  # of each part, named in the card
 OBJECT_SHARES = {"instances": "instance_shares", "boxes": "box_shares"}  # what a summary calls the shares of each
+EDITED = ".edited-"  # after the name of a text that was edited by hand, and before a number
 OTHER = "other than the official archive"
 
 
@@ -110,29 +113,58 @@ def card_files(
     return {path: text.encode() for path, text in texts.items()} | {figure.path: figure.data for figure in drawn}
 
 
-def write_card(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> dict:
+def write_card(folder: str, manifest: dict, repo_id: str = PLACEHOLDER, journal: Journal | None = None) -> dict:
     """Writes the card's files into `folder` where they differ; returns the manifest with its "card" entry.
 
     That is {"key": of `card_key`, "commit": of `builder_commit`, "files": {path: {"bytes", "sha256"}}}. Nothing is made
     or written where `stale` finds nothing. Raises OSError where a stored file is missing or damaged.
     """
-    return update_card(folder, manifest, repo_id)[0]
+    manifest, changed = update_card(folder, manifest, repo_id, journal)
+    for path in changed:
+        if EDITED in path:
+            say(f"{path.rpartition(EDITED)[0]} had been edited by hand: that text is now {path}")
+    return manifest
 
 
-def update_card(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> tuple[dict, list[str]]:
-    """As `write_card`; returns the manifest and the paths that were written or removed."""
+def update_card(
+    folder: str, manifest: dict, repo_id: str = PLACEHOLDER, journal: Journal | None = None
+) -> tuple[dict, list[str]]:
+    """As `write_card`; returns the manifest and the paths that were written, removed, or kept under another name.
+
+    A build notes what it writes in its `journal`, which tells what is ours while the manifest is away; BuildError is
+    raised for a file that is not. A text that was edited by hand is kept beside its place.
+    """
     if not stale(folder, manifest, repo_id):
         return manifest, []
     old = manifest.get("card", {}).get("files", {})
     summaries = stats.collect(folder, manifest, stats.read_stats(folder))
     manifest, files = make_card(manifest, summaries, folder_examples(folder, summaries), repo_id)
     removed = [path for path in sorted(set(old) - set(files)) if Path(folder, path).exists()]
-    for path in removed:
-        Path(folder, path).unlink()
     written = [path for path, data in files.items() if _content(Path(folder, path)) != data]
+    noted = journal.entries() if journal else {}
+    for path in written if journal else ():
+        check_ours(folder, path, old, journal)
+    kept = []
+    for path in [*written, *removed]:
+        ours = {entry["sha256"] for entry in [*noted.get(path, []), *([old[path]] if path in old else [])]}
+        kept += _keep_edited(folder, path, ours)
+    for path in written if journal else ():
+        journal.add(path, {"sha256": hashlib.sha256(files[path]).hexdigest()})
+    for path in removed:
+        Path(folder, path).unlink(missing_ok=True)
     for path in written:
         write_file(Path(folder, path), files[path])
-    return manifest, sorted([*written, *removed])
+    return manifest, sorted([*written, *removed, *kept])
+
+
+def _keep_edited(folder, path, ours):
+    """Moves a text that is not as this project wrote it aside: an edit by hand may be all that there is of it."""
+    place = Path(folder, path)
+    if not place.is_file() or place.suffix in (".png", ".jpg", ".json") or file_sha256(place) in ours:
+        return []
+    aside = next(name for i in range(1, 1000) if not Path(folder, name := f"{path}{EDITED}{i}").exists())
+    os.replace(place, Path(folder, aside))
+    return [aside]
 
 
 def make_card(

@@ -50,13 +50,13 @@ def features_metadata(config: str) -> dict:
     return {name: spelled(feature) for name, feature in features_of(config).to_dict().items()}
 
 
-def write_shard(shard: Shard, key: str, row_digests: str, path: str) -> dict:
+def write_shard(shard: Shard, key: str, row_digests: str, path: str, *, decode: bool = False) -> dict:
     """Writes a shard to `path`, by way of a file beside it, and returns its manifest entry.
 
-    With "problems" (a list of str) instead, where its images cannot be used: then no file is written.
+    `decode`: as in `read_examples`. With "problems" (a list of str) instead, where its images cannot be used: then no file is written.
     """
     problems = Problems()
-    table = read_examples(shard, shard.rows, problems)
+    table = read_examples(shard, shard.rows, problems, decode=decode)
     if problems.found:
         return {"problems": [problem.text for problem in problems.found]}
     features = json.dumps({"info": {"features": features_metadata(shard.part)}})
@@ -66,6 +66,7 @@ def write_shard(shard: Shard, key: str, row_digests: str, path: str) -> dict:
     try:
         with _HashedFile(beside) as file:
             write_table(table, shard.part, {KEY: key, ROWS: row_digests}, file)
+            os.fsync(file.fileno())  # the move that makes it final comes later, and moves names only
         os.replace(beside, path)
     finally:
         if os.path.exists(beside):

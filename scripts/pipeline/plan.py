@@ -20,6 +20,7 @@ from hyper_kvasir import (
     missing_archive,
     read_folds,
     read_part,
+    unused_archives,
 )
 from scripts.pipeline.console import say
 from scripts.pipeline.parquet import features_metadata, writer_options
@@ -43,6 +44,7 @@ class Plan:
     parts: list[Part]
     shards: dict[str, PlannedShard]  # by path in the repository
     problems: Problems
+    decoded: frozenset[str] = frozenset()  # the parts whose images are decoded, as no digest vouches for them
 
     @functools.cached_property
     def directories(self) -> dict[str, str]:
@@ -65,6 +67,11 @@ def make_plan(folders: list[str], configs: list[str], expected: Expected, checks
     for text in absent:
         say(f"left out: {text}")
     archives = {part: archive for part, archive in archives.items() if archive}
+    for part, archive in archives.items():
+        say(f"{part} part: {archive}")
+        for other in unused_archives(part, folders, archive):
+            say(f"{part} part: {other} is there too, and not read")
+    decoded = {part for part, archive in archives.items() if not (checks and expected.vouches_for(part, archive))}
     problems, folds = Problems(), {}
     if list(archives) != ["unlabeled"]:
         folds = read_folds(datasets.DownloadManager(), folders, expected, problems)
@@ -74,7 +81,8 @@ def make_plan(folders: list[str], configs: list[str], expected: Expected, checks
             parts.append(read_part(name, archive, folds, expected, problems, with_crcs=True))
         except SourceError as error:  # the archive itself; the others are still read, to say what is wrong there too
             problems.extend(error.problems)
-    return Plan(there, parts, {s.path: plan_shard(s) for part in parts for s in part.shards()}, problems)
+    shards = {shard.path: plan_shard(shard) for part in parts for shard in part.shards()}
+    return Plan(there, parts, shards, problems, frozenset(decoded))
 
 
 def directory_digest(part: Part) -> str:
