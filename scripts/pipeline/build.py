@@ -121,7 +121,8 @@ def _whole(folder, entries):
     total, whole = sum(map(os.path.getsize, places.values())), {}
     with ThreadPoolExecutor(os.cpu_count()) as threads, Progress(total, "reading what is built") as bar:
         for path, sha256 in zip(places, threads.map(file_sha256, places.values())):
-            whole |= {path: entry for entry in entries[path] if entry["sha256"] == sha256}
+            match = [entry for entry in entries[path] if entry["sha256"] == sha256]
+            whole |= {path: match[0]} if match else {}
             bar.update(os.path.getsize(places[path]))
     return whole
 

@@ -25,6 +25,9 @@ from hyper_kvasir import TAXONOMY, VIEWS
 from scripts.pipeline.stats import FITS, Example, densest, label_counts, object_examples, size_range
 
 WIDTH, DPI = 8, 110  # inches, pixels an inch
+# Pixels of the longer side of a photograph that is drawn, twice those in the figure. matplotlib keeps all that it
+# draws, and of five whole images that is 300 MB.
+PHOTO_SIDE = 320
 SIZE_CELL = 64  # pixels a side, of the cells that image sizes are counted in
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -97,6 +100,7 @@ def _encoded(canvas, kind):
     buffer = io.BytesIO()
     image = Image.fromarray(np.asarray(agg.buffer_rgba())[:, :, :3])
     image.save(buffer, "PNG") if kind == "png" else image.save(buffer, "JPEG", quality=85)
+    canvas.clear()  # what it drew is held in cycles, until the garbage collector comes
     return buffer.getvalue()
 
 
@@ -186,28 +190,31 @@ def polyps(segmented: dict, example: Example) -> Drawing:
 
 def _polyp_column(axes, row):
     """Draws one image on four axes: plain, with mask, instances, boxes. Axes are in pixels from the upper left."""
-    photo = np.asarray(_picture(row, "image").convert("RGB"))
-    mask, instances = np.asarray(_picture(row, "mask")) > 0, np.asarray(_picture(row, "instances"))
-    height, width = mask.shape
-    colored = photo.copy()
+    width, height = _picture(row, "image").size
+    photo = _picture(row, "image")
+    photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
+    maps = (_picture(row, name).resize(photo.size, Image.Resampling.NEAREST) for name in ("mask", "instances"))
+    photo, mask, instances = (np.asarray(picture) for picture in (photo.convert("RGB"), *maps))
+    colored, masked = photo.copy(), photo.copy()
     numbers = [int(number) for number in np.unique(instances) if number]
     for number in numbers:
         _tint(colored, instances == number, _instance_color(number))
-    masked = photo.copy()
-    _tint(masked, mask, "#ffffff")
+    _tint(masked, mask > 0, "#ffffff")
     margin = 0.02 * max(height, width)  # shows lines that are flush with the image's edge
     for axis, pixels in zip(axes, (photo, masked, colored, photo)):
         axis.imshow(pixels, extent=(0, width, height, 0))
         axis.set(xticks=[], yticks=[], xlim=(-margin, width + margin), ylim=(height + margin, -margin))
         axis.spines[:].set_visible(False)
-    _outline(axes[1], mask, "#ffffff")
+    scale = width / photo.shape[1]
+    _outline(axes[1], mask > 0, scale, "#ffffff")
     for number in numbers:
         part = instances == number
-        _outline(axes[2], part, _instance_color(number))
-        rows, columns = np.nonzero(part)
+        _outline(axes[2], part, scale, _instance_color(number))
+        rows, columns = (scale * places for places in np.nonzero(part))
         small = np.ptp(columns) < 0.12 * width  # it would be hidden by its number
-        x, side = (columns.max() + margin, "left") if small else (columns.mean() + 0.5, "center")
-        text = axes[2].text(x, rows.mean() + 0.5, str(number), color="white", ha=side, va="center", fontweight="bold")
+        x, side = (columns.max() + margin, "left") if small else (columns.mean() + scale / 2, "center")
+        place = (x, rows.mean() + scale / 2)
+        text = axes[2].text(*place, str(number), color="white", ha=side, va="center", fontweight="bold")
         text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
     for x, y, across, down in row["objects"]["bbox"]:
         for color, line in ((INK, 3), (ORANGE, 1.5)):  # dark below light, to be seen on any mucosa
@@ -224,13 +231,13 @@ def _tint(pixels, where, color):
     pixels[where] = (0.65 * pixels[where] + 0.35 * rgb).astype(np.uint8)
 
 
-def _outline(axis, where, color):
-    """Draws the edge of a bool mask, height x width, as a light line on a dark one."""
+def _outline(axis, where, scale, color):
+    """Draws the edge of a bool mask, height x width, of pixels that are `scale` wide, as a light line on a dark one."""
     height, width = where.shape
     padded = np.pad(where, 1).astype(float)  # so that it closes at the image's edge
-    centers = np.arange(-0.5, width + 1), np.arange(-0.5, height + 1)
-    axis.contour(*centers, padded, [0.5], colors=[INK], linewidths=3)
-    axis.contour(*centers, padded, [0.5], colors=[color], linewidths=1.5)
+    centers = scale * np.arange(-0.5, width + 1), scale * np.arange(-0.5, height + 1)
+    line = axis.contour(*centers, padded, [0.5], colors=[color], linewidths=1.5)
+    line.set_path_effects([withStroke(linewidth=3, foreground=INK)])
 
 
 # ------------------------------------------------------------------------------------------------------------ labels

@@ -21,7 +21,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def sync(folder: str | Path) -> None:
-    """Puts the names in a folder on the disk: a file that was moved there else has its old name after a power failure."""
+    """Puts the names in a folder on the disk: else a file that was moved there may not be after a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -21,12 +21,68 @@ import os
 import re
 from importlib.metadata import version
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
 from hyper_kvasir import PARTS, VIEWS
 
 FILE = "manifest.json"
 BUILDER = "hyper-kvasir"
-ENTRY = {"rows", "bytes", "data_bytes", "sha256", "key", "content"}
-DATA_FILE = re.compile(rf"data/({'|'.join(PARTS)})/.*\.parquet")
+MOST_BYTES = 32 << 20  # of a manifest; that of the whole dataset has some 200 kB
+
+# Anybody may have edited a manifest, and files that it names may be replaced or removed.
+_PIECE = r"(?!\.)[A-Za-z0-9._-]+"  # of a path: neither hidden nor ".."
+_DATA_FILE = rf"^data/({'|'.join(PARTS)})/({_PIECE}/){{0,4}}{_PIECE}\.parquet\Z"
+_OWN_FILE = re.compile(
+    rf"{_DATA_FILE}|^manifest\.json\Z|^(README|CHANGELOG|datasheet)\.md\Z|^CITATION\.(bib|cff)\Z"
+    rf"|^(stats|croissant)\.json\Z|^assets/{_PIECE}\.(png|jpg)\Z"
+)
+
+
+def _object(required, **others):
+    return {"type": "object", "properties": {**required, **others}, "required": list(required)}
+
+
+def _each(values, **names):
+    """An object of values of one form, whose names are as a schema says."""
+    return {"type": "object", "additionalProperties": values, "propertyNames": names}
+
+
+_COUNT = {"type": "integer", "minimum": 0, "maximum": 2**53}
+_TEXT = {"type": "string", "maxLength": 1000}
+_DIGEST = {"type": "string", "pattern": r"^[0-9a-f]{64}\Z"}
+_FORM = Draft202012Validator(
+    _object(
+        {
+            "builder": {"const": BUILDER},
+            "complete": {"type": "boolean"},
+            "configs": _each(_each(_object({"files": _TEXT, "rows": _COUNT})), enum=list(VIEWS)),
+            "sources": _each(
+                _object(
+                    {"file": _TEXT, "complete": {"type": "boolean"}},
+                    bytes=_COUNT,
+                    **dict.fromkeys(("sha256", "content", "directory"), _DIGEST),
+                ),
+                enum=list(PARTS),
+            ),
+            "files": _each(
+                _object(
+                    dict.fromkeys(("rows", "bytes", "data_bytes"), _COUNT)
+                    | dict.fromkeys(("sha256", "key", "content"), _DIGEST)
+                ),
+                pattern=_DATA_FILE,
+            ),
+        },
+        card=_object(
+            {
+                "key": _TEXT,
+                "files": _each(_object({"bytes": _COUNT, "sha256": _TEXT}), pattern=rf"^({_PIECE}/)?{_PIECE}\Z"),
+            }
+        ),
+        version={"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9}){2}\Z"},
+        versions=_each(_TEXT),
+    )
+)
 
 
 def make_manifest(configs: list[str], sources: dict, files: dict, schema: int) -> dict:
@@ -66,8 +122,8 @@ def read_manifest(folder: str) -> dict | None:
     """The manifest in `folder`, None without one. Raises ValueError for a manifest.json of something else."""
     path = os.path.join(folder, FILE)
     try:
-        with open(path, encoding="utf-8") as file:
-            return parse_manifest(file.read(), path)
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return parse_manifest(file.read(MOST_BYTES + 1), path)
     except FileNotFoundError:
         return None
 
@@ -76,26 +132,47 @@ def built_manifest(folder: str) -> dict:
     """The manifest of a built folder. Raises ValueError for any other folder."""
     manifest = read_manifest(folder)
     if manifest is None:
-        raise ValueError(f"{folder}: no {FILE} here, so this is not a finished build; run python -m scripts.build")
+        there = f"no {FILE} here, so this is not a finished build" if os.path.isdir(folder) else "no such folder"
+        raise ValueError(f"{folder}: {there}; run python -m scripts.build")
     return manifest
 
 
 def parse_manifest(text: str, where: str) -> dict:
-    """A manifest from its text. Raises ValueError, naming `where`, for anything else."""
+    """A manifest from its text. Raises ValueError, naming `where` and what is wrong, for anything else."""
+    if len(text) > MOST_BYTES:
+        raise _not_ours(where, f"it has {len(text):,} characters, more than any")
     try:
         manifest = json.loads(text)
-        good = manifest["builder"] == BUILDER and {"complete", "configs", "sources", "files"} <= manifest.keys()
-        good = good and set(manifest["configs"]) <= set(VIEWS)
-        good = good and all(DATA_FILE.fullmatch(path) and e.keys() >= ENTRY for path, e in manifest["files"].items())
-        paths = [*manifest["files"], *manifest.get("card", {}).get("files", {})]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        good, paths = False, []
-    if not good:
-        raise ValueError(f"{where}: not a manifest of this builder; the folder belongs to something else")
-    outside = [path for path in paths if path.startswith("/") or {"..", ""} & set(path.split("/")) or "\\" in path]
-    if outside:  # files of a manifest may be removed, but never one outside its folder
-        raise ValueError(f"{where}: names {outside[0]!r}, a path outside its folder; the manifest is refused")
+    except (ValueError, RecursionError) as error:
+        raise _not_ours(where, f"it is not JSON: {error}") from error
+    if isinstance(manifest, dict) and manifest.get("builder") == BUILDER:
+        for path in _named(manifest):
+            if path.startswith("/") or {"..", ""} & set(path.split("/")) or "\\" in path:
+                raise ValueError(f"{where}: names {path[:200]!r}, a path outside its folder; the manifest is refused")
+    error = best_match(_FORM.iter_errors(manifest))
+    if error:
+        place = " / ".join(map(str, error.absolute_path))
+        raise _not_ours(where, f"{place[:300]}: {error.message[:300]}" if place else error.message[:300])
+    manifest.setdefault("versions", {})
     return manifest
+
+
+def _named(manifest):
+    """The paths that a manifest names, whatever else is wrong with it."""
+    card = manifest.get("card")
+    for entries in (manifest.get("files"), card.get("files") if isinstance(card, dict) else None):
+        yield from entries if isinstance(entries, dict) else ()
+
+
+def _not_ours(where, why):
+    return ValueError(
+        f"{where}: not a manifest of this builder ({why}); it was edited by hand, or belongs to something else"
+    )
+
+
+def is_own_file(path: str) -> bool:
+    """Whether a path is one that this project writes: no other file of a repository is ever deleted."""
+    return _OWN_FILE.match(path) is not None
 
 
 def manifest_text(manifest: dict) -> str:

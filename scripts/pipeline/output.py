@@ -1,4 +1,4 @@
-"""The folder that a command writes to: whether it can be meant, whether it is ours, and that nobody else writes to it."""
+"""The folder that a command writes to: that it can be meant, that it is ours, and that nobody else writes to it."""
 
 import contextlib
 import glob

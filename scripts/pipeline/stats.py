@@ -85,16 +85,22 @@ class _Objects(NamedTuple):
 
     image_id: str
     encoder: tuple[bool, int]
-    mask: np.ndarray  # bool, height x width
+    pixels: int  # of the image
     areas: list[int]  # of the instances, in pixels
     boxes: list[tuple]  # the source's
     fits: list["Fit"]  # of the boxes
 
 
 def _summarize_objects(path):
-    file = pq.ParquetFile(path)
-    columns = ["image_id", "image", "instances", "objects"]
-    images = [_read_objects(row) for batch in file.iter_batches(32, columns=columns) for row in batch.to_pylist()]
+    images, mask_map, box_map = [], np.zeros((GRID, GRID), int), np.zeros((GRID, GRID), int)
+    with pq.ParquetFile(path, buffer_size=1 << 20) as file:  # some rows at a time, of which no picture is kept
+        columns = ["image_id", "image", "instances", "objects"]
+        for batch in file.iter_batches(4, columns=columns, use_threads=False):
+            for row in batch.to_pylist():
+                instances = np.asarray(Image.open(io.BytesIO(row["instances"]["bytes"])))
+                images.append(_read_objects(row, instances))
+                mask_map += _on_grid(instances > 0)
+                box_map += _on_grid(_painted(images[-1].boxes, instances.shape))
     fits = [fit for image in images for fit in image.fits]
     kinds = Counter(fit.kind for fit in fits)
     stretched = [(round(f.overlap, 4), i.image_id) for i in images for f in i.fits if f.kind == "stretched"]
@@ -103,10 +109,10 @@ def _summarize_objects(path):
         "stretched": [list(worst) for worst in sorted(stretched)[:1]],
         "instances": _counted((len(image.areas),) for image in images),
         "boxes": _counted((len(image.boxes),) for image in images),
-        "instance_shares": sorted(round(a / image.mask.size, 6) for image in images for a in image.areas),
-        "box_shares": sorted(round(_area(b) / image.mask.size, 6) for image in images for b in image.boxes),
-        "mask_map": sum(_on_grid(image.mask) for image in images).tolist(),
-        "box_map": sum(_on_grid(_painted(image)) for image in images).tolist(),
+        "instance_shares": sorted(round(a / image.pixels, 6) for image in images for a in image.areas),
+        "box_shares": sorted(round(_area(b) / image.pixels, 6) for image in images for b in image.boxes),
+        "mask_map": mask_map.tolist(),
+        "box_map": box_map.tolist(),
         "overlaps": sorted(round(fit.overlap, 4) for fit in fits),
         "boxes_by_fit": {kind: kinds[kind] for kind in FITS},
         "boxes_offset": sum(fit.offset for fit in fits),
@@ -116,15 +122,14 @@ def _summarize_objects(path):
     }
 
 
-def _read_objects(row):
-    instances = np.asarray(Image.open(io.BytesIO(row["instances"]["bytes"])))
+def _read_objects(row, instances):
     boxes = [corners(bbox) for bbox in row["objects"]["bbox"]]
     components = list(components_of(instances).values())
     return _Objects(
         row["image_id"],
         _encoder(row["image"]["bytes"]),
-        instances > 0,
-        [pixels for pixels in np.bincount(instances.ravel())[1:].tolist() if pixels],
+        instances.size,
+        [pixels for pixels in pixels_of(instances) if pixels],
         boxes,
         compare_boxes(boxes, components, instances.shape),
     )
@@ -159,10 +164,17 @@ def corners(bbox: list[float]) -> tuple[int, int, int, int]:
 def components_of(instances: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
     """{number: (left, top, right, bottom)} of an instance map, height x width; right and bottom exclusive."""
     components = {}
-    for number in (np.flatnonzero(np.bincount(instances.ravel())[1:]) + 1).tolist():
-        across, down = (np.flatnonzero((instances == number).any(axis)) for axis in (0, 1))
-        components[number] = (int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1)
+    for number, pixels in enumerate(pixels_of(instances), start=1):
+        if pixels:
+            across, down = (np.flatnonzero((instances == number).any(axis)) for axis in (0, 1))
+            components[number] = (int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1)
     return components
+
+
+def pixels_of(instances: np.ndarray) -> list[int]:
+    """The pixels of number 1, 2, ... of an instance map."""
+    # Not by np.bincount, which takes eight times the memory of the map.
+    return [int(np.count_nonzero(instances == number)) for number in range(1, int(instances.max(initial=0)) + 1)]
 
 
 def compare_boxes(boxes: list[tuple], components: list[tuple], shape: tuple[int, int]) -> list[Fit]:
@@ -199,10 +211,10 @@ def _area(box):
     return max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
 
 
-def _painted(image):
-    """The boxes of an image as a bool mask, height x width."""
-    mask = np.zeros_like(image.mask)
-    for left, top, right, bottom in image.boxes:
+def _painted(boxes, shape):
+    """The boxes of an image as a bool mask of a shape (height, width)."""
+    mask = np.zeros(shape, bool)
+    for left, top, right, bottom in boxes:
         mask[top:bottom, left:right] = True
     return mask
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from zlib import crc32
@@ -15,12 +16,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from hyper_kvasir import PARTS, TAXONOMY, VIEWS, Expected, features_of, jpeg_size, label_components
+from hyper_kvasir import (
+    PARTS,
+    TAXONOMY,
+    VIEWS,
+    Expected,
+    Problems,
+    check_jpeg,
+    features_of,
+    label_components,
+    read_examples,
+)
 from scripts.pipeline.card import stale
 from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.console import Progress
 from scripts.pipeline.manifest import FILE, built_manifest, matching, part_of_path
-from scripts.pipeline.parquet import features_metadata
+from scripts.pipeline.parquet import entry_of, features_metadata
+from scripts.pipeline.plan import make_plan
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.readers import does_not_load, stream_problems
 
@@ -58,10 +70,16 @@ class FileContent(NamedTuple):
     instances: int | None  # None where the masks were not read
     boxes: int
     problems: list[str]
+    lines: list[str] | None = None  # of `row_line`; None where the images were not read
+    entry: dict | None = None  # what the footer says of the manifest entry, where it was read
 
 
-def verify(folder: str, expected: Expected, workers: int) -> Verified:
-    """Checks everything in `folder` and returns all that was found. Raises ValueError where there is no manifest."""
+def verify(folder: str, expected: Expected, workers: int, *, sources: Sequence[str] = ()) -> Verified:
+    """Checks everything in `folder`, and with `sources` compares its rows with the archives there.
+
+    Returns all that was found. Raises ValueError where there is no manifest, SourceError where the archives are wrong.
+    """
+    folder = os.path.abspath(folder)  # pyarrow takes relative names for addresses, and expands ~
     manifest = built_manifest(folder)
     result = Verified(configs=list(manifest["configs"]))
     if not manifest["complete"]:
@@ -69,6 +87,8 @@ def verify(folder: str, expected: Expected, workers: int) -> Verified:
     paths = _check_files(folder, manifest, result)
     contents = read_contents(folder, paths, workers)
     check_contents(manifest, contents, expected, result)
+    if sources:
+        result.problems += compare_sources(folder, manifest, sources, expected, workers=workers)
     _check_card(folder, manifest, result)
     _check_loading(folder, manifest, result)
     return result
@@ -82,6 +102,7 @@ def check_contents(manifest: dict, contents: dict[str, FileContent], expected: E
     _check_folds(contents, result)
     _count(manifest, contents, expected, result)
     _check_views(manifest, contents, result)
+    _check_row_digests(contents, expected, result)
 
 
 def _check_files(folder, manifest, result):
@@ -132,17 +153,26 @@ def _read_table(data, sha256, path):
     problems += [f"{path}: empty values in column {name}" for name in empty]
     if problems:
         return FileContent(sha256, {"image_id": []}, [], 0, 0, problems)
-    crcs, instances, boxes = [], 0, 0
+    crcs, lines, instances, boxes = [], [], 0, 0
     for row in _rows(table):
         try:
             crcs.append(crc32(row["image"]["bytes"]))
             _check_row(row, part)
+            pixels = {}
             if part == "segmented":
-                instances += _check_masks(row)
+                pixels = _check_masks(row)
+                instances += int(pixels["instances"].max())
                 boxes += _check_boxes(row)
+            lines.append(row_line(row, pixels))
         except (ValueError, OSError, TypeError, LookupError) as error:
             problems.append(f"{path}: {row['image_id']}: {error}")
-    return FileContent(sha256, table.select(scalars).to_pydict(), crcs, instances, boxes, problems)
+    try:
+        entry = entry_of(file.metadata)
+    except ValueError as error:
+        entry = {}
+        problems.append(f"{path}: {error}")
+    columns = table.select(scalars).to_pydict()
+    return FileContent(sha256, columns, crcs, instances, boxes, problems, lines, entry)
 
 
 def _rows(table):
@@ -165,7 +195,7 @@ def _check_row(row, part):
     for name, suffix in (("image", "jpg"), *((("mask", "png"), ("instances", "png")) if part == "segmented" else ())):
         if row[name]["path"] != f"{row['image_id']}.{suffix}":
             raise ValueError(f"{name} path {row[name]['path']!r}, expected {row['image_id']}.{suffix}")
-    size = jpeg_size(row["image"]["bytes"])
+    size = check_jpeg(row["image"]["bytes"])
     if size != (row["width"], row["height"]):
         raise ValueError(f"image of {size[0]} x {size[1]} pixels, columns say {row['width']} x {row['height']}")
     if part == "labeled":
@@ -178,7 +208,7 @@ def _check_row(row, part):
 
 
 def _check_masks(row):
-    """Checks mask and instances; returns the number of instances."""
+    """Checks mask and instances; returns their pixels."""
     pixels = {}
     for name in ("mask", "instances"):
         with Image.open(io.BytesIO(row[name]["bytes"]), formats=["PNG"]) as image:
@@ -189,7 +219,7 @@ def _check_masks(row):
         raise ValueError("mask is empty or has values other than 0 and 255")
     if not np.array_equal(label_components(pixels["mask"] > 0), pixels["instances"]):
         raise ValueError("instances are not the components of the mask")
-    return int(pixels["instances"].max())
+    return pixels
 
 
 def _check_boxes(row):
@@ -213,6 +243,9 @@ def _check_entry(path, entry, content, result):
         result.problems.append(f"{path}: {text}")
     if rows != entry["rows"] and not content.problems:
         result.problems.append(f"{path}: {rows:,} rows, {FILE} says {entry['rows']:,}")
+    for name, value in (content.entry or {}).items():
+        if value != entry[name]:
+            result.problems.append(f"{path}: its {name} is {value}, {FILE} says {entry[name]}; build again")
     result.problems += content.problems
 
 
@@ -261,6 +294,36 @@ def _check_folds(contents, result):
                 result.problems.append(f"{path}: {column} has {sorted(map(str, found))}, expected 0 to {folds[-1]}")
 
 
+def row_line(row: dict, pixels: dict) -> str:
+    """What a row must hold to be the official one, as a line that begins with its id.
+
+    Of labeled images: label and folds; of segmented ones also image bytes, `pixels` of mask and instances, and boxes.
+    """
+    line = f"{row['image_id']} {row['label']} {row['fold_2']} {row['fold_5']}" if "label" in row else row["image_id"]
+    if pixels:
+        data = (row["image"]["bytes"], pixels["mask"].tobytes(), pixels["instances"].tobytes())
+        digests = " ".join(hashlib.sha256(some).hexdigest() for some in data)
+        line += f" {digests} {[[int(side) for side in box] for box in row['objects']['bbox']]}"
+    return line
+
+
+def row_digest(lines: Iterable[str]) -> str:
+    """The sha256 of the lines of a part's rows, in the order of their ids."""
+    return hashlib.sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
+
+
+def _check_row_digests(contents, expected, result):
+    """The rows of a part are those that are known, whatever the manifest says."""
+    for part, wanted in expected.row_digests.items():
+        of = [content for path, content in contents.items() if part_of_path(path) == part]
+        if not of or any(content.lines is None or content.problems for content in of):
+            continue
+        lines = [line for content in of for line in content.lines]
+        if len(lines) == getattr(expected, part) and row_digest(lines) != wanted:
+            text = f"the rows have the digest {row_digest(lines)}, expected {wanted}; to see which of them differ, run"
+            result.problems.append(f"{part}: {text} python -m scripts.verify with --source ARCHIVES")
+
+
 def _count(manifest, contents, expected, result):
     """Counts every number of the dataset that the folder's configs hold."""
     checks = result.checks
@@ -302,6 +365,55 @@ def _check_views(manifest, contents, result):
                 values = set(contents[path].columns.get(column, ()))
                 if values - {names.index(split)}:
                     result.problems.append(f"{config}: {path} of split {split} has rows of another {column}: {values}")
+
+
+def compare_sources(
+    folder: str, manifest: dict, sources: Sequence[str], expected: Expected, *, workers: int
+) -> list[str]:
+    """What in a built folder is not as the archives in `sources` have it: every column of every row."""
+    plan = make_plan(list(sources), list(manifest["configs"]), expected)
+    for part in plan.parts:
+        expected.check_fingerprint(part.archive, part.fingerprint(), plan.problems)
+    plan.problems.settle(checks=True)
+    there = set(manifest["files"])
+    problems = [f"{path}: the archives give no such file" for path in sorted(there - set(plan.shards))]
+    problems += [f"{path}: the archives give this file, and it is missing" for path in sorted(set(plan.shards) - there)]
+    shards = {path: planned.shard for path, planned in plan.shards.items() if path in there}
+    total = sum(shard.image_bytes for shard in shards.values())
+    with worker_pool(workers) as pool, Progress(total, "comparing") as bar:
+        for shard, found in zip(shards.values(), pool.map(_compare_shard, [folder] * len(shards), shards.values())):
+            problems += found
+            bar.update(shard.image_bytes)
+    return problems
+
+
+def _compare_shard(folder, shard):
+    """The rows of a stored file that differ from those of its shard."""
+    problems, wrong, stored = Problems(), [], {}
+    with pq.ParquetFile(os.path.join(folder, shard.path)) as file:
+        ids = file.read(columns=["image_id"])["image_id"].to_pylist()
+        wanted = {row.image_id: row for row in shard.rows}
+        wrong += [f"{shard.path}: {image_id}: not in the archives" for image_id in ids if image_id not in wanted]
+        wrong += [f"{shard.path}: {image_id}: missing" for image_id in sorted(set(wanted) - set(ids))]
+        for batch in file.iter_batches(16):
+            stored = {row["image_id"]: row for row in batch.to_pylist() if row["image_id"] in wanted}
+            for row in read_examples(shard, [wanted[image_id] for image_id in stored], problems).to_pylist():
+                columns = [name for name in row if not _is_same(row[name], stored[row["image_id"]][name])]
+                if columns:
+                    wrong.append(f"{shard.path}: {row['image_id']}: other {', '.join(columns)} than in the archives")
+    return wrong + [problem.text for problem in problems.found]
+
+
+def _is_same(one, other):
+    """Whether two values are equal; PNGs if their pixels are, which other versions of Pillow compress otherwise."""
+    if one == other or not (isinstance(one, dict) and str(one.get("path")).endswith(".png")):
+        return one == other
+    return one["path"] == other["path"] and np.array_equal(*(_pixels(value["bytes"]) for value in (one, other)))
+
+
+def _pixels(data):
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        return np.asarray(image)
 
 
 def _check_card(folder, manifest, result):
