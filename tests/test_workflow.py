@@ -1,5 +1,6 @@
 """Keyless publishing from CI: what of the workflow can be checked without GitHub and the Hub."""
 
+import re
 import shlex
 
 import httpx2
@@ -30,6 +31,13 @@ def test_no_secret_is_stored_and_the_identity_may_be_asked_for(workflow):
     asking = [step for step in (job, *job["steps"]) if "HF_OIDC_RESOURCE" in step.get("env", {})]
     assert [step["name"] for step in asking] == ["Publish what changed"]  # not where others' archives are downloaded
     assert asking[0]["env"]["HF_OIDC_RESOURCE"].startswith("datasets/")
+
+
+def test_actions_are_pinned_by_commit():
+    """A tag can be moved to other code; the comment tells a reader, and those who update it, which version it is."""
+    uses = [use.strip() for use in re.findall(r"\buses:(.*)", WORKFLOW.read_text())]
+    assert uses and not [use for use in uses if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", use)]
+    assert len({use.split("@")[0] for use in uses}) == len(set(uses))  # one version of each
 
 
 def test_its_commands_are_ones_that_there_are(workflow, tmp_path, monkeypatch):
