@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib.metadata import entry_points
 
 import httpx2
 import pytest
@@ -17,6 +18,9 @@ from tests.conftest import ROOT
 from tests.publisher import REPO, Publisher
 
 WORKFLOW = ROOT / ".github/workflows/publish.yaml"
+LOCK = ROOT / ".github/workflows/requirements.lock"
+REQUIREMENTS = ["requirements.txt", "scripts/requirements.txt"]
+BY_HASH = ["--require-hashes", "--only-binary", ":all:", "-r", str(LOCK.relative_to(ROOT))]
 
 
 @pytest.fixture(scope="module")
@@ -24,34 +28,90 @@ def workflow():
     return yaml.safe_load(WORKFLOW.read_text())
 
 
-def test_no_secret_is_stored_and_the_identity_may_be_asked_for(workflow):
+def commands_of(job):
+    return [shlex.split(step["run"]) for step in job["steps"] if "run" in step]
+
+
+def inputs_of(job, action):
+    """What the one step of a job that uses an action hands to it."""
+    [inputs] = [step["with"] for step in job["steps"] if step.get("uses", "").startswith(f"actions/{action}@")]
+    return inputs
+
+
+def locked():
+    """{the lines of each entry of the lock file: its name and version}, without what stands above them."""
+    entries = re.split(r"\n(?=\w)", LOCK.read_text())[1:]
+    return {entry: tuple(re.match(r"(\S+)==(\S+)", entry).groups()) for entry in entries}
+
+
+def test_no_secret_is_stored_and_one_job_has_the_identity(workflow):
     assert "secrets." not in WORKFLOW.read_text()
-    assert workflow["permissions"] == {"contents": "read", "id-token": "write"}
-    job = workflow["jobs"]["publish"]
-    asking = [step for step in (job, *job["steps"]) if "HF_OIDC_RESOURCE" in step.get("env", {})]
+    assert workflow["permissions"] == {}
+    read = {"contents": "read"}
+    permissions = {"packages": read, "publish": read | {"id-token": "write"}}
+    assert {name: job["permissions"] for name, job in workflow["jobs"].items()} == permissions
+    assert workflow["jobs"]["publish"]["environment"] == "hub"  # as the trusted publisher's claim
+
+
+def test_only_the_publishing_step_asks_for_a_token(workflow):
+    places = [workflow, *(place for job in workflow["jobs"].values() for place in (job, *job["steps"]))]
+    asking = [place for place in places if "HF_OIDC_RESOURCE" in place.get("env", {})]
     assert [step["name"] for step in asking] == ["Publish what changed"]  # not where others' archives are downloaded
     assert asking[0]["env"]["HF_OIDC_RESOURCE"].startswith("datasets/")
+    assert WORKFLOW.read_text().count("HF_OIDC_RESOURCE") == 1  # and no command sets it
 
 
 def test_actions_are_pinned_by_commit():
     """A tag can be moved to other code; the comment tells a reader, and those who update it, which version it is."""
     uses = [use.strip() for use in re.findall(r"\buses:(.*)", WORKFLOW.read_text())]
-    assert uses and not [use for use in uses if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", use)]
+    pinned = r"actions/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+"
+    assert uses and not [use for use in uses if not re.fullmatch(pinned, use)]
     assert len({use.split("@")[0] for use in uses}) == len(set(uses))  # one version of each
+
+
+def test_packages_are_fetched_by_hash_and_not_beside_the_identity(workflow):
+    packages, publish = workflow["jobs"]["packages"], workflow["jobs"]["publish"]
+    assert commands_of(packages) == [["pip", "download", "--dest", "wheels", *BY_HASH]]
+    install, *_ = commands_of(publish)  # the two others: below
+    assert install == ["pip", "install", "--no-index", "--find-links", "wheels", *BY_HASH]
+    assert publish["needs"] == "packages"
+    handed_on, taken = inputs_of(packages, "upload-artifact"), inputs_of(publish, "download-artifact")
+    assert {key: handed_on[key] for key in ("name", "path")} == taken == {"name": "wheels", "path": "wheels"}
+    for job in (packages, publish):
+        assert inputs_of(job, "setup-python") == {"python-version": "3.11"}  # no cache, which others could fill
+        assert inputs_of(job, "checkout") == {"persist-credentials": False}
+
+
+def test_the_lock_file_agrees_with_the_requirements():
+    """It has each requirement at its version, a hash of each entry, and no place to fetch them from.
+
+    That nothing is missing in it is for pip to say, which installs no package without a hash.
+    """
+    command = LOCK.read_text().splitlines()[1].lstrip("# ")
+    assert command.startswith("uv pip compile ") and set(REQUIREMENTS) < set(command.split())
+    advice = f"{LOCK.name} does not agree with {' and '.join(REQUIREMENTS)}; make it anew: {command}"
+    lines = "".join((ROOT / file).read_text() for file in REQUIREMENTS).splitlines()
+    required = {tuple(line.split("==")) for line in lines if not line.startswith("#")}
+    required = {(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in required}
+    assert {pin for entry, pin in locked().items() if " -r " in entry} == required, advice
+    hashes, why = r"( \\\n    --hash=sha256:[0-9a-f]{64})+", r"(\n    # .+)+\n?"
+    assert not [pin for entry, pin in locked().items() if not re.fullmatch(rf"\S+==\S+{hashes}{why}", entry)], advice
+    assert "://" not in LOCK.read_text() and "index" not in command
 
 
 def test_its_commands_are_ones_that_there_are(workflow, tmp_path, monkeypatch):
     (tmp_path / "archives").mkdir()
     monkeypatch.chdir(tmp_path)
-    runs = [step["run"] for step in workflow["jobs"]["publish"]["steps"] if "run" in step]
-    for file in shlex.split(runs[0])[3::2]:
-        assert (ROOT / file).exists()
-    download = shlex.split(runs[1])
-    assert {OFFICIAL_FILES["labeled"].name, OFFICIAL_FILES["segmented"].name} <= set(download)
-    publish = shlex.split(runs[2].replace("$REPO_ID", "ns/hyper-kvasir").replace("${VERSION#v}", "1.0.0"))
+    _, download, publish = commands_of(workflow["jobs"]["publish"])
+    archives = [OFFICIAL_FILES[part].name for part in ("labeled", "segmented")]
+    flags = ["--repo-type", "dataset", "--local-dir", "archives"]
+    assert download == ["hf", "download", "SimulaMet-HOST/HyperKvasir", *flags, *archives]
+    assert "hf" in [script.name for script in entry_points(group="console_scripts")]
+    publish = [word.replace("$REPO_ID", "ns/hyper-kvasir").replace("${VERSION#v}", "1.0.0") for word in publish]
     assert publish[:3] == ["python", "-m", "scripts.publish"]
     args = parse(publish[3:])
     assert args.build_and_upload and args.version == "1.0.0" and "unlabeled" not in args.config
+    assert args.source == ["archives"]
 
 
 def test_a_ci_identity_publishes_to_its_repository_alone(small, tmp_path):
