@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import pyarrow as pa
+
 from hyper_kvasir import VIEWS, Expected, Part, Problems, SourceError, listed
 from scripts.pipeline.card import PLACEHOLDER, write_card
 from scripts.pipeline.console import Progress, say
@@ -45,6 +47,7 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected)
     kept, staged, todo = _sort_out(plan, out, old["files"])
     _check_disk(out, sum(planned.shard.image_bytes for planned in todo.values()))
     sources, made, damaged = build_shards(plan, todo, os.path.join(out, STAGING), old["sources"], workers)
+    pa.default_memory_pool().release_unused()  # what a worker that is a thread has read; the card takes as much
     plan.problems.extend(damaged)
     check_sources(plan, sources, expected, plan.problems)
     waived = plan.problems.settle(checks)

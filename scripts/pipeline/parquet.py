@@ -10,9 +10,6 @@ import pyarrow.parquet as pq
 
 from hyper_kvasir import Problems, Shard, features_of, read_examples
 
-# Arrow's own allocator keeps what it has once had: a build takes 50 to 80 MB more with it, and no less time.
-pa.set_memory_pool(pa.system_memory_pool())
-
 KEY = b"hyper_kvasir.key"
 ROWS = b"hyper_kvasir.rows"  # a digest of each row's inputs, by which two versions of a file are compared
 
