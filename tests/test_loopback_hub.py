@@ -237,6 +237,49 @@ def test_roles_private_and_missing(hub):
     run(hub, client_roles, "team/secret", token=None)
 
 
+def client_ignore(repo):
+    from huggingface_hub import HfApi
+
+    api, write = HfApi(), dict(commit_message="x", repo_type="dataset")
+    api.create_repo(repo, repo_type="dataset")
+
+    def committed(*paths, **files):
+        """What of the paths, and of files with this content, is in the repository after a commit of them."""
+        api.create_commit(repo, adding({**files, **dict.fromkeys(paths, b"x")}), **write)
+        return [path for path in paths if api.file_exists(repo, path, repo_type="dataset")]
+
+    rules = b"# a comment\n\n*.parquet\nassets/\n*.md\n!README.md\n/data\n"
+    kept = ["README.md", "sub/README.md", "sub/data", "assets.txt", "note.txt"]
+    ignored = ["a.parquet", "sub/b.parquet", "assets/c.png", "sub/assets/d.png", "e.md", "data/f.txt"]
+    assert committed(*kept, *ignored, **{".gitignore": rules}) == kept
+    assert committed("new.txt", "new.parquet") == ["new.txt"]  # by the one that is there
+    assert committed("new.parquet", **{".gitignore": b""}) == ["new.parquet"]  # by the one of the commit
+
+
+def test_ignored_files_are_left_out(hub):
+    run(hub, client_ignore, "team/ignore")
+
+
+def client_upload_modes(repo):
+    from huggingface_hub import HfApi
+
+    api, write = HfApi(), dict(commit_message="x", repo_type="dataset")
+    api.create_repo(repo, repo_type="dataset")
+
+    def stored_as_lfs(*paths):
+        api.create_commit(repo, adding({path: path.encode() for path in paths}), **write)
+        return [file.path for file in api.get_paths_info(repo, list(paths), repo_type="dataset") if file.lfs]
+
+    assert stored_as_lfs("a.parquet", "a.txt") == ["a.parquet"]
+    attributes = b"# a comment\n*.bin filter=lfs diff=lfs merge=lfs -text\ndata/*.txt filter=lfs\nsmall.bin -filter\n"
+    api.create_commit(repo, adding({".gitattributes": attributes}), **write)
+    assert stored_as_lfs("b.parquet", "sub/b.bin", "b.txt", "data/b.txt", "small.bin") == ["sub/b.bin", "data/b.txt"]
+
+
+def test_upload_modes_follow_the_attributes(hub):
+    run(hub, client_upload_modes, "team/modes", mode="lfs")
+
+
 def ask(hub, method, path, data=None, token=WRITE_TOKEN, **headers):
     """A plain request without any retry: status, body and headers, or None when the connection was cut."""
     headers |= {"Authorization": f"Bearer {token}"} if token else {}

@@ -1,9 +1,9 @@
 """Routes that take file contents in: upload modes, LFS transfers, and tokens for the Xet storage."""
 
 import hashlib
-from fnmatch import fnmatch
 from pathlib import Path
 
+from pathspec import GitIgnoreSpec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -17,24 +17,35 @@ REGULAR_LIMIT = 10 * 2**20
 LFS = "/datasets/{ns}/{name}.git/info/lfs/objects"
 
 
-def lfs_patterns(attributes: str) -> list[str]:
-    return [line.split()[0] for line in attributes.splitlines() if "filter=lfs" in line.split()]
+def lfs_paths(attributes: str) -> GitIgnoreSpec:
+    """What `.gitattributes` stores as LFS: its patterns are those of `.gitignore`, and the last that fits counts."""
+    patterns = []
+    for line in attributes.splitlines():
+        pattern, *settings = line.split() or [""]
+        if "filter=lfs" in settings:
+            patterns.append(pattern)
+        elif {"-filter", "!filter"} & {*settings}:
+            patterns.append(f"!{pattern}")
+    return GitIgnoreSpec.from_lines(patterns)
 
 
 async def preupload(request: Request) -> JSONResponse:
-    """The upload mode of each file, and the id of what the repository has at its path."""
-    hub = hub_of(request)
+    """The upload mode of each file, whether to leave it out, and the id of what the repository has at its path."""
+    hub, body = hub_of(request), await request.json()
     head = hub.repo(request, write=True).resolve(param(request, "rev"))
-    patterns = lfs_patterns(hub.read_text(head.files.get(".gitattributes")))
+    lfs = lfs_paths(hub.read_text(head.files.get(".gitattributes")))
+    ignore = body.get("gitIgnore")  # the one in the commit, which may be empty
+    if ignore is None:
+        ignore = hub.read_text(head.files.get(".gitignore"))
+    ignored = GitIgnoreSpec.from_lines(ignore.splitlines())
 
     def describe(file: dict) -> dict:
         path, present = file["path"], head.files.get(file["path"])
-        large = file["size"] > REGULAR_LIMIT or any(fnmatch(path.split("/")[-1], pattern) for pattern in patterns)
-        mode = "lfs" if large or path.endswith(".parquet") else "regular"
-        about = {"path": path, "uploadMode": mode, "shouldIgnore": False}
+        mode = "lfs" if file["size"] > REGULAR_LIMIT or lfs.match_file(path) else "regular"
+        about = {"path": path, "uploadMode": mode, "shouldIgnore": ignored.match_file(path)}
         return {**about, "oid": present.sha256 or present.oid} if present else about
 
-    return JSONResponse({"files": [describe(file) for file in (await request.json())["files"]]})
+    return JSONResponse({"files": [describe(file) for file in body["files"]]})
 
 
 def xet_token(request: Request) -> JSONResponse:
