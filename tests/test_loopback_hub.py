@@ -280,6 +280,41 @@ def test_upload_modes_follow_the_attributes(hub):
     run(hub, client_upload_modes, "team/modes", mode="lfs")
 
 
+def client_move(old, new):
+    import httpx2
+    from huggingface_hub import HfApi, hf_hub_download
+
+    api, write = HfApi(), dict(commit_message="x", repo_type="dataset")
+    api.create_repo(old, repo_type="dataset")
+    api.create_commit(old, adding({"a.txt": b"a"}), **write)
+    assert refusal(HfApi(token=STRANGER_TOKEN).move_repo, old, "stranger/taken", repo_type="dataset")[1] == 403
+    assert refusal(api.move_repo, old, "stranger/given", repo_type="dataset")[1] == 403
+    api.move_repo(old, f"{new}-first", repo_type="dataset")
+    api.move_repo(f"{new}-first", new, repo_type="dataset")
+    addresses = [("GET", f"/api/datasets/{old}/tree/a%2Fb?recursive=true"), ("HEAD", f"/datasets/{old}/resolve/main/a")]
+    for method, path in [*addresses, ("POST", f"/datasets/{old}.git/info/lfs/objects/batch?x=%2F")]:
+        answer = httpx2.request(method, api.endpoint + path, json={})
+        assert (answer.status_code, answer.headers["Location"]) == (307, path.replace(old, new))
+    for name in (old, f"{new}-first"):
+        assert api.dataset_info(name).id == new
+        assert Path(hf_hub_download(name, "a.txt", repo_type="dataset")).read_bytes() == b"a"
+    api.create_commit(old, adding({"b.parquet": b"b" * 99, "README.md": CARD.encode()}), **write)
+    api.create_tag(old, tag="v1", repo_type="dataset")
+    assert api.file_exists(new, "b.parquet", revision="v1", repo_type="dataset")
+    api.create_repo(old, repo_type="dataset")
+    assert api.dataset_info(old).id == old and not api.file_exists(old, "a.txt", repo_type="dataset")
+    assert refusal(api.move_repo, old, new, repo_type="dataset")[1] == 409
+    api.delete_repo(old, repo_type="dataset")
+    assert refusal(api.dataset_info, old)[1] == 404
+    api.move_repo(new, f"{new}-first", repo_type="dataset")  # back again
+    assert api.dataset_info(new).id == api.dataset_info(f"{new}-first").id == f"{new}-first"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_old_name_leads_to_a_renamed_repository(hub, mode):
+    run(hub, client_move, f"team/{mode}-old", f"team/{mode}-new", mode=mode)
+
+
 def ask(hub, method, path, data=None, token=WRITE_TOKEN, **headers):
     """A plain request without any retry: status, body and headers, or None when the connection was cut."""
     headers |= {"Authorization": f"Bearer {token}"} if token else {}
@@ -400,6 +435,8 @@ def test_killed_and_started_again(tmp_path):
     with LoopbackHub(tmp_path, tokens={"raw": (WRITE_TOKEN, "write")}) as hub:
         create(hub, "kept")
         commit(hub, "kept", "kept")
+        create(hub, "old")
+        ask(hub, "POST", "/api/repos/move", json.dumps({"fromRepo": "raw/old", "toRepo": "raw/new"}).encode())
         kept, requests = head(hub, "kept"), hub.counters()["requests"]
         hub.faults(path="/commit/", when="after", delay=30)
         writer = threading.Thread(target=commit, args=(hub, "kept", "done, but not answered"))
@@ -414,6 +451,7 @@ def test_killed_and_started_again(tmp_path):
         commits = json.loads(ask(hub, "GET", "/api/datasets/raw/kept/commits/main")[1])
         assert [entry["title"] for entry in commits] == ["done, but not answered", "kept", "initial commit"]
         assert commits[1]["id"] == kept
+        assert json.loads(ask(hub, "GET", "/api/datasets/raw/old")[1])["id"] == "raw/new"
 
 
 def test_no_token_in_any_log(hub):

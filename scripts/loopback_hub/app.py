@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from . import cas_routes, content_routes, repo_routes, upload_routes
-from .hub import Hub, error_response
+from .hub import Hub, RepoMoved, error_response, moved_response
 from .store import HubError
 from .traffic import Fault, RequestLog, Traffic
 
@@ -76,6 +76,7 @@ def server_error(request: Request, error: Exception) -> JSONResponse:
 def build_app(hub: Hub, log: RequestLog, find_connection) -> Traffic:
     handlers = {
         HubError: error_response,
+        RepoMoved: moved_response,
         HTTPException: http_error,
         ClientDisconnect: client_error,
         JSONDecodeError: client_error,

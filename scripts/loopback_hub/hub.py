@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlencode
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from .cas import Cas
 from .store import Disk, File, HubError, Repo, Store, read_range
@@ -38,6 +38,14 @@ class User:
 
 
 ANONYMOUS = User("", "none")
+
+
+class RepoMoved(Exception):
+    """The repository that an address names has another name now."""
+
+    def __init__(self, old: str, new: str):
+        super().__init__(f"{old} is {new} now")
+        self.old, self.new = old, new
 
 
 class Hub:
@@ -104,15 +112,25 @@ class Hub:
 
     def repo(self, request: Request, write: bool = False) -> Repo:
         """The repository that the address names, if the request may see it (or write to it)."""
-        return self.repo_by_id(request, "{ns}/{name}".format(**request.path_params), write)
+        asked = "{ns}/{name}".format(**request.path_params)
+        repo = self.visible(request, self.store.find(asked))
+        if repo.id != asked:
+            raise RepoMoved(asked, repo.id)
+        if write:
+            self.writer(request, repo.id)
+        return repo
 
-    def repo_by_id(self, request: Request, repo_id: str, write: bool = False) -> Repo:
-        user, repo = self.user(request), self.store.repos.get(repo_id)
+    def repo_by_id(self, request: Request, repo_id: str) -> Repo:
+        """The repository that a body names, if the request may write to it."""
+        repo = self.visible(request, self.store.repos.get(repo_id))
+        self.writer(request, repo.id)
+        return repo
+
+    def visible(self, request: Request, repo: Repo | None) -> Repo:
+        user = self.user(request)
         if repo is None or (repo.state["private"] and user.role == "none"):
             # As the real Hub: who has not logged in is not told whether a repository exists.
             raise HubError(401 if user is ANONYMOUS else 404, "Repository not found", "RepoNotFound")
-        if write:
-            self.writer(request, repo_id)
         return repo
 
     def known_size(self, sha256: str) -> int | None:
@@ -157,6 +175,13 @@ def error_response(request: Request, error: HubError) -> JSONResponse:
     message = " ".join(error.message.split())
     headers = {"X-Error-Message": message.encode("ascii", "replace").decode(), "X-Error-Code": error.code}
     return JSONResponse({"error": message, **error.body}, error.status, headers | error.headers)
+
+
+def moved_response(request: Request, error: RepoMoved) -> RedirectResponse:
+    """To the same address under the new name."""
+    path = request.scope["path"].replace(f"datasets/{error.old}", f"datasets/{error.new}", 1)
+    query = request.url.query
+    return RedirectResponse(f"{path}?{query}" if query else path, 307)
 
 
 async def receive_file(request: Request) -> tuple[Path, str]:

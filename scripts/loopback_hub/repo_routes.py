@@ -52,6 +52,11 @@ def named_repo(request: Request, body: dict) -> str:
     return f"{body.get('organization') or hub_of(request).user(request).name}/{body['name']}"
 
 
+def check_name(repo_id: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id):
+        raise HubError(400, f"Invalid repository name: {repo_id!r}")
+
+
 async def create_repo(request: Request) -> JSONResponse:
     hub, body = hub_of(request), await request.json()
     if body.get("type") != "dataset":
@@ -60,8 +65,7 @@ async def create_repo(request: Request) -> JSONResponse:
     user = hub.writer(request, repo_id)
     if user.repo_id:
         raise HubError(403, "This token is for a repository that is there")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo_id):
-        raise HubError(400, f"Invalid repository name: {repo_id!r}")
+    check_name(repo_id)
     private = body.get("visibility") == "private" or body.get("private") is True
     url = repo_url(request, repo_id)
     hub.store.create(repo_id, user.name, private, url)
@@ -70,7 +74,17 @@ async def create_repo(request: Request) -> JSONResponse:
 
 async def delete_repo(request: Request) -> JSONResponse:
     hub, body = hub_of(request), await request.json()
-    hub.store.delete(hub.repo_by_id(request, named_repo(request, body), write=True))
+    hub.store.delete(hub.repo_by_id(request, named_repo(request, body)))
+    return JSONResponse({})
+
+
+async def move_repo(request: Request) -> JSONResponse:
+    """Rename a repository; its old name leads to it until that is given to another one."""
+    hub, body = hub_of(request), await request.json()
+    repo, name = hub.repo_by_id(request, body["fromRepo"]), body["toRepo"]
+    hub.writer(request, name)
+    check_name(name)
+    hub.store.move(repo, name)
     return JSONResponse({})
 
 
@@ -158,6 +172,7 @@ routes = [
     Route("/oauth/token", exchange_token, methods=["POST"], name="oauth_token"),
     Route("/api/repos/create", create_repo, methods=["POST"], name="create_repo"),
     Route("/api/repos/delete", delete_repo, methods=["DELETE"], name="delete_repo"),
+    Route("/api/repos/move", move_repo, methods=["POST"], name="move_repo"),
     Route("/api/validate-yaml", validate_yaml, methods=["POST"], name="validate_yaml"),
     Route(f"{API}/settings", update_settings, methods=["PUT"], name="settings"),
     Route(f"{API}/auth-check", auth_check, name="auth_check"),

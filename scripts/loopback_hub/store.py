@@ -160,6 +160,17 @@ class Repo:
     def refs(self) -> dict[str, str]:
         return self.state["refs"]
 
+    @property
+    def former_names(self) -> list[str]:
+        return self.state.get("former_names", [])
+
+    def move(self, repo_id: str) -> None:
+        with self.lock:
+            self.save(former_names=[*self.former_names, self.id])
+            folder = self.disk.root / "repos" / repo_id
+            self.disk.publish(self.folder, folder)
+            self.id, self.folder = repo_id, folder
+
     def _load_commit(self, commit_id: str) -> Commit:
         fields = json.loads((self.folder / "commits" / f"{commit_id}.json").read_text())
         return Commit(**{**fields, "files": {path: File(**file) for path, file in fields["files"].items()}})
@@ -255,6 +266,28 @@ class Store:
             first = repo.write_commit(None, "initial commit", "", author, files)
             repo.save(private=private, gated=False, created=now(), refs={"refs/heads/main": first.id})
             self.repos[repo_id] = repo
+            self._end_redirects(repo_id)
+
+    def find(self, repo_id: str) -> Repo | None:
+        """The repository of this name, or else the one that has left it for another name."""
+        moved = (repo for repo in list(self.repos.values()) if repo_id in repo.former_names)
+        return self.repos.get(repo_id) or next(moved, None)
+
+    def move(self, repo: Repo, repo_id: str) -> None:
+        with self.lock:
+            if repo_id in self.repos:
+                raise HubError(409, f"There is a repository {repo_id} already")
+            del self.repos[repo.id]
+            repo.move(repo_id)
+            self.repos[repo_id] = repo
+            self._end_redirects(repo_id)
+
+    def _end_redirects(self, repo_id: str) -> None:
+        """A name that was given again leads to nothing else, not even when its new repository is deleted."""
+        for repo in self.repos.values():
+            if repo_id in repo.former_names:
+                with repo.lock:
+                    repo.save(former_names=[name for name in repo.former_names if name != repo_id])
 
     def delete(self, repo: Repo) -> None:
         with self.lock:
