@@ -280,6 +280,78 @@ def test_upload_modes_follow_the_attributes(hub):
     run(hub, client_upload_modes, "team/modes", mode="lfs")
 
 
+def client_pull_requests(repo):
+    from huggingface_hub import HfApi
+
+    api, dataset = HfApi(), {"repo_type": "dataset"}
+    api.create_repo(repo, **dataset)
+    files = {"a.txt": b"a", "b.txt": b"b", "c.txt": b"c", "gone.txt": b"g"}
+    start = api.create_commit(repo, adding(files), commit_message="files", **dataset).oid
+
+    def propose(title, files, **options):
+        about = dict(commit_message=title, create_pr=True, **dataset, **options)
+        return api.create_commit(repo, adding(files), **about).pr_num
+
+    def listed(**options):
+        found = api.get_repo_discussions(repo, discussion_type="pull_request", **dataset, **options)
+        return [(pull.num, pull.title, pull.status) for pull in found]
+
+    def content(path, revision="main"):
+        return Path(api.hf_hub_download(repo, path, revision=revision, **dataset)).read_bytes()
+
+    draft = api.create_pull_request(repo, "  A draft ", description="of it", **dataset)
+    assert (draft.num, draft.title, draft.status, draft.author) == (1, "A draft", "draft", "writer")
+    assert draft.target_branch == "refs/heads/main" and draft.conflicting_files == []
+    onto_draft = dict(revision=draft.git_reference, **dataset)
+    api.create_commit(repo, adding({"a.txt": b"A"}), commit_message="first", **onto_draft)
+    api.delete_file("gone.txt", repo, commit_message="second", **onto_draft)
+    assert propose("Change b", {"b.txt": b"B"}) == 2
+    assert listed() == [(2, "Change b", "open"), (1, "A draft", "draft")]
+
+    assert refusal(api.merge_pull_request, repo, 1, **dataset) == ["BadRequestError", 400]  # still a draft
+    assert api.change_discussion_status(repo, 1, "open", **dataset).new_status == "open"
+    api.merge_pull_request(repo, 1, comment="good", **dataset)  # main has not moved
+    head, done = api.dataset_info(repo).sha, api.get_discussion_details(repo, 1, **dataset)
+    assert (done.status, done.merge_commit_oid) == ("merged", head)
+    assert content("a.txt") == b"A" and not api.file_exists(repo, "gone.txt", **dataset)
+    titles = [commit.title for commit in api.list_repo_commits(repo, **dataset)]
+    assert titles == ["A draft", "files", "initial commit"]  # the two commits in one
+    assert refusal(api.merge_pull_request, repo, 1, **dataset) == ["BadRequestError", 400]
+    assert refusal(api.change_discussion_status, repo, 1, "open", **dataset) == ["BadRequestError", 400]
+
+    api.merge_pull_request(repo, 2, **dataset)  # main has moved, but elsewhere
+    assert (content("a.txt"), content("b.txt"), content("c.txt")) == (b"A", b"B", b"c")
+    assert propose("Change a and c", {"a.txt": b"x", "c.txt": b"C"}, parent_commit=start) == 3
+    assert content("b.txt", "refs/pr/3") == b"b"
+    head = api.dataset_info(repo).sha
+    assert api.get_discussion_details(repo, 3, **dataset).conflicting_files == ["a.txt"]
+    assert refusal(api.merge_pull_request, repo, 3, **dataset) == ["HfHubHTTPError", 409]
+    assert api.dataset_info(repo).sha == head and content("c.txt") == b"c"
+    api.change_discussion_status(repo, 3, "closed", comment="no", **dataset)
+    assert refusal(api.merge_pull_request, repo, 3, **dataset) == ["BadRequestError", 400]
+
+    for number in range(4, 8):
+        assert propose(f"Number {number}", {"n.txt": b"%d" % number}) == number
+    assert [number for number, *_ in listed()] == [7, 6, 5, 4, 3, 2, 1]
+    closed = [(3, "Change a and c", "closed"), (2, "Change b", "merged"), (1, "A draft", "merged")]
+    assert listed(discussion_status="closed") == closed and len(listed(discussion_status="open")) == 4
+    assert len(listed(author="writer")) == 7 and not listed(author="reader")
+    assert not list(api.get_repo_discussions(repo, discussion_type="discussion", **dataset))
+    api.change_discussion_status(repo, 3, "open", **dataset)
+    assert (3, "Change a and c", "open") in listed()
+    refs = api.list_repo_refs(repo, include_pull_requests=True, **dataset).pull_requests
+    assert [ref.ref for ref in refs] == [f"refs/pr/{number}" for number in range(1, 8)]
+    missing = [refusal(call, repo, 8, **dataset) for call in (api.get_discussion_details, api.merge_pull_request)]
+    assert missing == [["HfHubHTTPError", 404]] * 2
+    by_reader = HfApi(token=READ_TOKEN)
+    assert refusal(by_reader.merge_pull_request, repo, 4, **dataset) == ["HfHubHTTPError", 403]
+    assert refusal(by_reader.create_pull_request, repo, "No", **dataset) == ["HfHubHTTPError", 403]
+
+
+def test_pull_requests(hub):
+    run(hub, client_pull_requests, "team/pulls")
+
+
 def client_move(old, new):
     import httpx2
     from huggingface_hub import HfApi, hf_hub_download

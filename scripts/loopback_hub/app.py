@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from . import cas_routes, content_routes, repo_routes, upload_routes
+from . import cas_routes, content_routes, pull_routes, repo_routes, upload_routes
 from .hub import Hub, RepoMoved, error_response, moved_response
 from .store import HubError
 from .traffic import Fault, RequestLog, Traffic
@@ -82,8 +82,9 @@ def build_app(hub: Hub, log: RequestLog, find_connection) -> Traffic:
         JSONDecodeError: client_error,
         Exception: server_error,
     }
-    routes = [*ADMIN_ROUTES, *cas_routes.routes, *upload_routes.routes, *repo_routes.routes, *content_routes.routes]
-    app = Starlette(routes=routes, exception_handlers=handlers)
+    modules = (cas_routes, upload_routes, repo_routes, pull_routes, content_routes)
+    routes = [route for module in modules for route in module.routes]
+    app = Starlette(routes=[*ADMIN_ROUTES, *routes], exception_handlers=handlers)
     app.state.hub = hub
     app.state.traffic = Traffic(app, log, find_connection)
     return app.state.traffic

@@ -12,7 +12,9 @@ from starlette.routing import Route
 
 from .card import card_metadata
 from .hub import ANONYMOUS, Hub, base_url, content_response, hub_of, paged, param
-from .repo_routes import API, pull_request_url, repo_url
+from .pull_routes import pull_request_url
+from .pulls import open_with_commit
+from .repo_routes import API, repo_url
 from .store import Commit, File, HubError, Repo, git_blob_id
 
 EXPANDED_PAGE = 100
@@ -50,11 +52,13 @@ async def commit(request: Request) -> JSONResponse:
     changes = [change_of(hub, line["key"], line["value"]) for line in lines if line["key"] != "header"]
     branch, answer = param(request, "rev"), {}
     repo.branch(branch)
-    if request.query_params.get("create_pr"):
-        number = repo.open_pull_request()
-        branch, answer = f"refs/pr/{number}", {"pullRequestUrl": pull_request_url(request, repo, number)}
     about = {"title": header["summary"], "message": header.get("description") or "", "author": user.name}
-    made = repo.commit(branch, changes, parent=header.get("parentCommit"), **about)
+    about["parent"] = header.get("parentCommit")
+    if request.query_params.get("create_pr"):
+        number, made = open_with_commit(repo, changes, **about)
+        answer["pullRequestUrl"] = pull_request_url(request, repo, number)
+    else:
+        made = repo.commit(branch, changes, **about)
     url = f"{repo_url(request, repo.id)}/commit/{made.id}"
     return JSONResponse({"success": True, "commitOid": made.id, "commitUrl": url, **answer})
 

@@ -1,4 +1,4 @@
-"""Routes of users and repositories: their life, settings, refs and pull requests."""
+"""Routes of users and repositories: their life, settings and refs."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from .card import validate_card
 from .hub import ANONYMOUS, base_url, hub_of, param
-from .store import HubError, Repo
+from .store import HubError
 
 API = "/api/datasets/{ns}/{name}"
 CI_IDENTITY = "loopback.ci.identity"  # the one identity token that is exchanged
@@ -147,26 +147,6 @@ def delete_branch(request: Request) -> JSONResponse:
     return JSONResponse({})
 
 
-async def create_discussion(request: Request) -> JSONResponse:
-    repo, body = hub_of(request).repo(request, write=True), await request.json()
-    if not body.get("pullRequest"):
-        raise HubError(400, "This Hub has pull requests, but no discussions")
-    number = repo.open_pull_request()
-    return JSONResponse({"num": number, "url": pull_request_url(request, repo, number), "pullRequest": True})
-
-
-def show_pull_request(request: Request) -> JSONResponse:
-    """As much of a pull request as the clients read; its changes are the commits of its ref."""
-    repo, number = hub_of(request).repo(request), request.path_params["number"]
-    about = {"num": number, "title": f"Pull request {number}", "status": "draft", "isPullRequest": True}
-    about |= {"createdAt": repo.resolve(f"refs/pr/{number}").date, "repo": {"name": repo.id, "type": "dataset"}}
-    return JSONResponse({**about, "changes": {"base": "refs/heads/main"}, "filesWithConflicts": [], "events": []})
-
-
-def pull_request_url(request: Request, repo: Repo, number: int) -> str:
-    return f"{repo_url(request, repo.id)}/discussions/{number}"
-
-
 routes = [
     Route("/api/whoami-v2", whoami, name="whoami"),
     Route("/oauth/token", exchange_token, methods=["POST"], name="oauth_token"),
@@ -182,6 +162,4 @@ routes = [
     Route(f"{API}/tag/{{rev}}", delete_tag, methods=["DELETE"], name="delete_tag"),
     Route(f"{API}/branch/{{rev}}", create_branch, methods=["POST"], name="create_branch"),
     Route(f"{API}/branch/{{rev}}", delete_branch, methods=["DELETE"], name="delete_branch"),
-    Route(f"{API}/discussions", create_discussion, methods=["POST"], name="create_pull_request"),
-    Route(f"{API}/discussions/{{number:int}}", show_pull_request, name="pull_request"),
 ]

@@ -228,12 +228,6 @@ class Repo:
             self.save(refs={**self.refs, ref: commit.id})
             return commit
 
-    def open_pull_request(self) -> int:
-        with self.lock:
-            number = 1 + sum(ref.startswith("refs/pr/") for ref in self.refs)
-            self.save(refs={**self.refs, f"refs/pr/{number}": self.refs["refs/heads/main"]})
-            return number
-
     def create_ref(self, ref: str, commit_id: str) -> None:
         with self.lock:
             if ref in self.refs:
