@@ -280,6 +280,36 @@ def test_upload_modes_follow_the_attributes(hub):
     run(hub, client_upload_modes, "team/modes", mode="lfs")
 
 
+def client_copy(repo):
+    """Goes back to files of an older version, of which only their names are sent if they are large."""
+    from huggingface_hub import CommitOperationCopy, CommitOperationDelete, HfApi, hf_hub_download
+
+    api, write = HfApi(), dict(commit_message="x", repo_type="dataset")
+    api.create_repo(repo, repo_type="dataset")
+    old = {"a.parquet": b"old a" * 99, "b.parquet": b"old b" * 99, "sub/a b.txt": b"old text", "same.txt": b"same"}
+    api.create_commit(repo, adding(old), **write)
+    api.create_tag(repo, tag="v1/old", repo_type="dataset")
+    changes = [*adding({"a.parquet": b"new" * 99, "sub/a b.txt": b"new"}), CommitOperationDelete("b.parquet")]
+    api.create_commit(repo, changes, **write)
+    names = {"a.parquet": "a.parquet", "b.parquet": "c.parquet", "sub/a b.txt": "sub/a b.txt", "same.txt": "same.txt"}
+    copies = [CommitOperationCopy(path, name, src_revision="v1/old") for path, name in names.items()]
+    api.create_commit(repo, copies, **write)
+    for path, name in names.items():
+        assert Path(hf_hub_download(repo, name, repo_type="dataset")).read_bytes() == old[path]
+    files = {f.path: f for f in api.get_paths_info(repo, [*names.values()], repo_type="dataset")}
+    assert [bool(files[name].lfs) for name in names.values()] == [True, True, False, False]
+    assert files["c.parquet"].size == len(old["b.parquet"])
+    missing = [CommitOperationCopy("none.parquet", "d.parquet", src_revision="v1/old")]
+    assert refusal(api.create_commit, repo, missing, **write)[0] == "EntryNotFoundError"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_copies_from_an_older_version(hub, mode):
+    hub.reset()
+    run(hub, client_copy, f"team/{mode}-copy", mode=mode)
+    assert hub.counters()["routes"]["preupload"]["requests"] == 2  # and none for the copies
+
+
 def client_pull_requests(repo):
     from huggingface_hub import HfApi
 
