@@ -53,7 +53,8 @@ def run(hub, client, *arguments, token=WRITE_TOKEN, mode="xet", home=None):
 def hub(tmp_path_factory):
     tokens = {"writer": (WRITE_TOKEN, "write", "team,raw"), "reader": (READ_TOKEN, "read")}
     tokens["stranger"] = (STRANGER_TOKEN, "write")
-    with LoopbackHub(tmp_path_factory.mktemp("hub"), tokens=tokens, page_size=5, lfs_part_size=1 << 20) as hub:
+    limits = dict(page_size=5, lfs_part_size=1 << 20, commit_operations=15)
+    with LoopbackHub(tmp_path_factory.mktemp("hub"), tokens=tokens, **limits) as hub:
         yield hub
 
 
@@ -308,6 +309,26 @@ def test_copies_from_an_older_version(hub, mode):
     hub.reset()
     run(hub, client_copy, f"team/{mode}-copy", mode=mode)
     assert hub.counters()["routes"]["preupload"]["requests"] == 2  # and none for the copies
+
+
+def client_commit_too_much(repo):
+    from huggingface_hub import CommitOperationDelete, HfApi
+
+    api, write = HfApi(), dict(commit_message="x", repo_type="dataset")
+    api.create_repo(repo, repo_type="dataset")
+    start = api.dataset_info(repo).sha
+    files = {f"{number:02}.txt": b"%d" % number for number in range(15)}
+    too_many = [*adding(files), CommitOperationDelete(".gitattributes")]
+    for onto in ({}, {"create_pr": True}):
+        assert refusal(api.create_commit, repo, too_many, **write, **onto) == ["HfHubHTTPError", 504]
+    assert api.dataset_info(repo).sha == start
+    assert not list(api.get_repo_discussions(repo, repo_type="dataset"))
+    api.create_commit(repo, adding(files), **write)
+    assert api.list_repo_files(repo, repo_type="dataset") == [".gitattributes", *files]
+
+
+def test_a_commit_of_too_many_operations_times_out(hub):
+    run(hub, client_commit_too_much, "team/many")
 
 
 def client_pull_requests(repo):

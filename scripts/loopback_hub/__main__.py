@@ -44,6 +44,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--page-size", type=int, default=1000, help="entries per page of a listing (default: 1000)")
     parts = "LFS files larger than this are uploaded in pieces of this many bytes (default: 64 MiB)"
     parser.add_argument("--lfs-part-size", type=int, default=64 << 20, help=parts)
+    limit = "a commit of more operations than this times out: it is answered 504 and not made (default: 0, no limit)"
+    parser.add_argument("--commit-operations", type=int, default=0, metavar="N", help=limit)
     arguments = parser.parse_args()
     arguments.token = dict(arguments.token or map(token_flag, defaults))
     return arguments
@@ -71,7 +73,7 @@ def announce(endpoint: str, folder: Path, tokens: dict[str, User]) -> None:
 def main() -> None:
     arguments = parse_arguments()
     folder = arguments.dir.resolve()
-    hub = Hub(folder, arguments.token, arguments.page_size, arguments.lfs_part_size)
+    hub = Hub(folder, arguments.token, arguments.page_size, arguments.lfs_part_size, arguments.commit_operations)
 
     def find_connection(client: tuple[str, int]):
         """The open connection of a client, for faults that cut it."""

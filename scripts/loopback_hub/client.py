@@ -34,13 +34,22 @@ class LoopbackHub:
     """A Hub on a free port of 127.0.0.1 with its state in `folder`; started and stopped as a context manager.
 
     `tokens` maps user names to (token, role, "organization,organization"), whose repositories they write to;
-    `page_size` and `lfs_part_size` are the server's settings.
+    `page_size`, `lfs_part_size` and `commit_operations` are the server's settings, see its `--help`.
     After `kill()` or `stop()`, `start()` starts it again on the same folder and port.
     """
 
-    def __init__(self, folder: str | Path, *, tokens=TOKENS, page_size: int = 1000, lfs_part_size: int = 64 << 20):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        tokens=TOKENS,
+        page_size: int = 1000,
+        lfs_part_size: int = 64 << 20,
+        commit_operations: int = 0,
+    ):
         self.folder = Path(folder)
         self.settings = ["--page-size", str(page_size), "--lfs-part-size", str(lfs_part_size)]
+        self.settings += ["--commit-operations", str(commit_operations)]
         for name, fields in tokens.items():
             self.settings += ["--token", f"{name}={':'.join(fields)}"]
         self.port, self.process = 0, None

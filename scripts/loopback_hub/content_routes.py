@@ -49,6 +49,8 @@ async def commit(request: Request) -> JSONResponse:
     header = next((line["value"] for line in lines if line["key"] == "header"), None)
     if not header:
         raise HubError(400, "A commit needs a header with a summary")
+    if 0 < hub.commit_operations < len(lines) - 1:
+        raise HubError(504, "The commit took too long: commit fewer files at a time")
     changes = [change_of(hub, line["key"], line["value"]) for line in lines if line["key"] != "header"]
     branch, answer = param(request, "rev"), {}
     repo.branch(branch)

@@ -51,10 +51,13 @@ class RepoMoved(Exception):
 class Hub:
     """The state behind the routes; `request.app.state.hub`."""
 
-    def __init__(self, folder: Path, tokens: dict[str, User], page_size: int, lfs_part_size: int):
+    def __init__(
+        self, folder: Path, tokens: dict[str, User], page_size: int, lfs_part_size: int, commit_operations: int
+    ):
         self.disk = Disk(folder)
         self.store, self.cas = Store(self.disk), Cas(self.disk)
         self.tokens, self.page_size, self.lfs_part_size = tokens, page_size, lfs_part_size
+        self.commit_operations = commit_operations
         secret = folder / "secret"
         if not secret.exists():
             self.disk.write(secret, secrets.token_bytes(32))
