@@ -554,6 +554,16 @@ def test_range_requests(hub):
     assert ask(hub, "GET", "/datasets/raw/range/resolve/main/none")[2]["X-Error-Code"] == "EntryNotFound"
 
 
+def held_commit(hub, text, when):
+    """The thread of a commit that is held up for longer than any client waits."""
+    hub.faults(path="/commit/", when=when, delay=60)
+    writer = threading.Thread(target=commit, args=(hub, "kept", text))
+    writer.start()
+    while not hub.active_faults()[0]["hits"]:
+        time.sleep(0.02)
+    return writer
+
+
 def test_killed_and_started_again(tmp_path):
     with LoopbackHub(tmp_path, tokens={"raw": (WRITE_TOKEN, "write")}) as hub:
         create(hub, "kept")
@@ -561,11 +571,7 @@ def test_killed_and_started_again(tmp_path):
         create(hub, "old")
         ask(hub, "POST", "/api/repos/move", json.dumps({"fromRepo": "raw/old", "toRepo": "raw/new"}).encode())
         kept, requests = head(hub, "kept"), hub.counters()["requests"]
-        hub.faults(path="/commit/", when="after", delay=30)
-        writer = threading.Thread(target=commit, args=(hub, "kept", "done, but not answered"))
-        writer.start()
-        while not hub.active_faults()[0]["hits"]:
-            time.sleep(0.02)
+        writer = held_commit(hub, "done, but not answered", when="after")
         time.sleep(0.2)
         hub.kill()
         writer.join()
@@ -575,6 +581,11 @@ def test_killed_and_started_again(tmp_path):
         assert [entry["title"] for entry in commits] == ["done, but not answered", "kept", "initial commit"]
         assert commits[1]["id"] == kept
         assert json.loads(ask(hub, "GET", "/api/datasets/raw/old")[1])["id"] == "raw/new"
+        writer = held_commit(hub, "neither done nor answered", when="before")
+        start = time.monotonic()
+        hub.stop()
+        assert time.monotonic() - start < 2
+        writer.join()
 
 
 def test_no_token_in_any_log(hub):
