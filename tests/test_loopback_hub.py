@@ -21,7 +21,7 @@ from tests.processes import Process
 
 ROOT = Path(__file__).resolve().parents[1]
 MODES = ["xet", "lfs"]
-STRANGER_TOKEN = "hf_loopback_stranger"
+STRANGER_TOKEN, PROPOSER_TOKEN = "hf_loopback_stranger", "hf_loopback_proposer"
 CARD = """---
 license: cc-by-4.0
 configs:
@@ -52,7 +52,7 @@ def run(hub, client, *arguments, token=WRITE_TOKEN, mode="xet", home=None):
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
     tokens = {"writer": (WRITE_TOKEN, "write", "team,raw"), "reader": (READ_TOKEN, "read")}
-    tokens["stranger"] = (STRANGER_TOKEN, "write")
+    tokens |= {"stranger": (STRANGER_TOKEN, "write"), "proposer": (PROPOSER_TOKEN, "pr", "team")}
     limits = dict(page_size=5, lfs_part_size=1 << 20, commit_operations=15)
     with LoopbackHub(tmp_path_factory.mktemp("hub"), tokens=tokens, **limits) as hub:
         yield hub
@@ -401,6 +401,62 @@ def client_pull_requests(repo):
 
 def test_pull_requests(hub):
     run(hub, client_pull_requests, "team/pulls")
+
+
+def client_propose(repo, folder):
+    """What a token does that may open pull requests alone, and what it is refused."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    owner, api, dataset = HfApi(token=WRITE_TOKEN), HfApi(token=PROPOSER_TOKEN), {"repo_type": "dataset"}
+    owner.create_repo(repo, private=True, **dataset)
+    assert api.whoami()["auth"]["accessToken"]["role"] == "fineGrained"
+    start, table = api.dataset_info(repo).sha, parquet(100, repo)
+
+    def commit(api, name, **options):
+        files = {f"{name}.txt": b"x", f"{name}.parquet": table + name.encode()}
+        return api.create_commit(repo, adding(files), commit_message=name, **dataset, **options)
+
+    assert commit(api, "one", create_pr=True).pr_num == 1
+    commit(api, "more", revision="refs/pr/1")
+    assert api.create_pull_request(repo, "Two", **dataset).git_reference == "refs/pr/2"
+    Path(folder).mkdir()
+    Path(folder, "three.parquet").write_bytes(table + b"3")
+    options = dict(folder_path=folder, commit_message="three", create_pr=True, **dataset)
+    assert api.upload_folder(repo_id=repo, **options).oid == api.dataset_info(repo, revision="refs/pr/3").sha
+    assert commit(owner, "four", create_pr=True).pr_num == 4
+    refused = {
+        "commit": lambda: commit(api, "no"),
+        "commit without an upload": lambda: api.delete_file(".gitattributes", repo, **dataset),
+        "commit to another's": lambda: commit(api, "no", revision="refs/pr/4"),
+        "merge": lambda: api.merge_pull_request(repo, 1, **dataset),
+        "close": lambda: api.change_discussion_status(repo, 1, "closed", **dataset),
+        "tag": lambda: api.create_tag(repo, tag="no", **dataset),
+        "branch": lambda: api.create_branch(repo, branch="no", **dataset),
+        "settings": lambda: api.update_repo_settings(repo, private=False, **dataset),
+        "move": lambda: api.move_repo(repo, "proposer/no", **dataset),
+        "create": lambda: api.create_repo("proposer/no", **dataset),
+        "delete": lambda: api.delete_repo(repo, **dataset),
+        "auth-check": lambda: api.auth_check(repo, write=True, **dataset),
+    }
+    assert {name: refusal(call) for name, call in refused.items()} == dict.fromkeys(refused, ["HfHubHTTPError", 403])
+    uploaded = CommitOperationAdd("no.parquet", table + b"no")
+    uploaded._upload_mode = "lfs"  # a client that does not ask before it uploads
+    assert refusal(api.preupload_lfs_files, repo, [uploaded], **dataset)
+    assert api.dataset_info(repo).sha == start
+    owner.merge_pull_request(repo, 1, **dataset)
+    names = [".gitattributes", *(f"{name}.{kind}" for name in ("more", "one") for kind in ("parquet", "txt"))]
+    assert api.list_repo_files(repo, **dataset) == names
+    reader, stranger = HfApi(token=READ_TOKEN), HfApi(token=STRANGER_TOKEN)
+    assert refusal(commit, reader, "no", create_pr=True) == ["HfHubHTTPError", 403]
+    assert commit(stranger, "five", create_pr=True).pr_num == 5  # pull requests need no rights to the repository
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_token_for_pull_requests_alone(hub, mode, tmp_path):
+    hub.reset()
+    run(hub, client_propose, f"team/{mode}-propose", str(tmp_path / "folder"), token=None, mode=mode)
+    route = "xet_token" if mode == "xet" else "lfs_batch"
+    assert {entry["status"] for entry in hub.log() if entry["route"] == route} == {200, 403}
 
 
 def client_move(old, new):

@@ -37,7 +37,8 @@ def parse_arguments() -> argparse.Namespace:
         type=token_flag,
         action="append",
         metavar="NAME=TOKEN:ROLE[:ORG,...]",
-        help="a user's token; roles: write, read, none (sees public repositories only). May be repeated. "
+        help="a user's token; roles: write, pr (opens pull requests only), read, none (sees public "
+        "repositories only). May be repeated. "
         "A repository can be written to by the user with the name of its namespace, and by members of its ORG. "
         f"Without this flag: {' '.join(defaults)}",
     )

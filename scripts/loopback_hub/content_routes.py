@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from .card import card_metadata
-from .hub import ANONYMOUS, Hub, base_url, content_response, hub_of, paged, param
+from .hub import ANONYMOUS, Hub, base_url, changed_revision, content_response, hub_of, paged, param
 from .pull_routes import pull_request_url
 from .pulls import open_with_commit
 from .repo_routes import API, repo_url
@@ -44,7 +44,7 @@ def change_of(hub: Hub, key: str, value: dict) -> tuple[str, str, File | None]:
 
 async def commit(request: Request) -> JSONResponse:
     hub = hub_of(request)
-    repo, user = hub.repo(request, write=True), hub.user(request)
+    repo, user = hub.repo_to_change(request, changed_revision(request)), hub.user(request)
     lines = [json.loads(line) for line in (await request.body()).splitlines() if line.strip()]
     header = next((line["value"] for line in lines if line["key"] == "header"), None)
     if not header:

@@ -14,9 +14,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from .cas import Cas
+from .pulls import pull_requests
 from .store import Disk, File, HubError, Repo, Store, read_range
 
-ROLES = ("none", "read", "write")
+ROLES = ("none", "read", "pr", "write")
 XET_TOKEN_SECONDS = 3600
 CI_TOKEN = "hf_loopback_ci."
 Reader = Callable[[int, int], Iterator[bytes]]
@@ -35,6 +36,10 @@ class User:
         if self.repo_id is not None:
             return repo_id == self.repo_id
         return self.role == "write" and repo_id.split("/")[0] in {self.name, *self.orgs}
+
+    def may_propose(self, repo_id: str) -> bool:
+        """Pull requests need no rights to their repository."""
+        return self.role in ("pr", "write") and self.repo_id in (None, repo_id)
 
 
 ANONYMOUS = User("", "none")
@@ -108,7 +113,8 @@ class Hub:
         if user is ANONYMOUS:
             raise HubError(401, "Invalid username or password.")
         if user.role != "write":
-            raise HubError(403, "You must use a write token for this: the token given can only read")
+            allowed = "open pull requests" if user.role == "pr" else "read"
+            raise HubError(403, f"You must use a write token for this: the token given can only {allowed}")
         if not user.may_write(repo_id):
             raise HubError(403, f"You don't have the rights to write to {repo_id}")
         return user
@@ -120,6 +126,17 @@ class Hub:
         if repo.id != asked:
             raise RepoMoved(asked, repo.id)
         if write:
+            self.writer(request, repo.id)
+        return repo
+
+    def repo_to_change(self, request: Request, revision: str | None) -> Repo:
+        """The repository, if the request may change this revision; None is a pull request that is yet to be opened.
+
+        Whoever may only open pull requests may also add to those that they have opened.
+        """
+        repo, user = self.repo(request), self.user(request)
+        own = revision is None or pull_requests(repo).get(revision, {}).get("author") == user.name
+        if not (own and user.may_propose(repo.id)):
             self.writer(request, repo.id)
         return repo
 
@@ -172,6 +189,11 @@ def base_url(request: Request) -> str:
 
 def param(request: Request, name: str) -> str:
     return unquote(request.path_params[name])
+
+
+def changed_revision(request: Request) -> str | None:
+    """The revision that is, or is to be, committed to; None is a new pull request."""
+    return None if request.query_params.get("create_pr") else param(request, "rev")
 
 
 def error_response(request: Request, error: HubError) -> JSONResponse:

@@ -48,7 +48,7 @@ def list_pull_requests(request: Request) -> JSONResponse:
 
 async def create_pull_request(request: Request) -> JSONResponse:
     hub, body = hub_of(request), await request.json()
-    repo = hub.repo(request, write=True)
+    repo = hub.repo_to_change(request, None)
     if not body.get("pullRequest"):
         raise HubError(400, "This Hub has pull requests, but no discussions")
     number = pulls.open_draft(repo, body["title"], hub.user(request).name)

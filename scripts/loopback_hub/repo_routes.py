@@ -20,7 +20,7 @@ def whoami(request: Request) -> JSONResponse:
     user = hub_of(request).user(request)
     if user is ANONYMOUS or user.repo_id:  # a CI job is nobody, and nothing public says that the Hub names it
         raise HubError(401, "Invalid username or password.")
-    token = {"displayName": "loopback", "role": user.role}
+    token = {"displayName": "loopback", "role": "fineGrained" if user.role == "pr" else user.role}
     return JSONResponse(
         {
             "type": "user",

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .hub import Hub, base_url, hub_of, param, receive_file
+from .hub import Hub, base_url, changed_revision, hub_of, param, receive_file
 from .repo_routes import API
 from .store import PIECE, HubError
 
@@ -32,7 +32,7 @@ def lfs_paths(attributes: str) -> GitIgnoreSpec:
 async def preupload(request: Request) -> JSONResponse:
     """The upload mode of each file, whether to leave it out, and the id of what the repository has at its path."""
     hub, body = hub_of(request), await request.json()
-    head = hub.repo(request, write=True).resolve(param(request, "rev"))
+    head = hub.repo_to_change(request, changed_revision(request)).resolve(param(request, "rev"))
     lfs = lfs_paths(hub.read_text(head.files.get(".gitattributes")))
     ignore = body.get("gitIgnore")  # the one in the commit, which may be empty
     if ignore is None:
@@ -53,7 +53,10 @@ def xet_token(request: Request) -> JSONResponse:
     role = request.path_params["role"]
     if role not in ("read", "write"):
         raise HubError(404, "Not Found")
-    hub.repo(request, write=role == "write")
+    if role == "write":
+        hub.repo_to_change(request, changed_revision(request))
+    else:
+        hub.repo(request)
     token, expiry = hub.xet_token(role)
     url = f"{base_url(request)}/cas"
     headers = {"X-Xet-Cas-Url": url, "X-Xet-Token-Expiration": str(expiry), "X-Xet-Access-Token": token}
@@ -62,7 +65,7 @@ def xet_token(request: Request) -> JSONResponse:
 
 async def lfs_batch(request: Request) -> JSONResponse:
     hub, body = hub_of(request), await request.json()
-    hub.repo(request, write=True)
+    hub.repo_to_change(request, body["ref"]["name"] if "ref" in body else None)  # as clients do for a pull request
     if body["operation"] != "upload":
         raise HubError(400, "Only uploads go through LFS here; files are read by resolve")
     multipart = "multipart" in body.get("transfers", [])
@@ -140,7 +143,7 @@ def publish_lfs(hub: Hub, path: Path, sha256: str, oid: str) -> None:
 
 async def lfs_verify(request: Request) -> JSONResponse:
     hub, body = hub_of(request), await request.json()
-    hub.repo(request, write=True)
+    hub.repo_to_change(request, None)
     if hub.known_size(body["oid"]) != body["size"]:
         raise HubError(404, "No object of this size was uploaded")
     return JSONResponse({})
