@@ -491,7 +491,10 @@ def client_move(old, new):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_old_name_leads_to_a_renamed_repository(hub, mode):
+    hub.reset()
     run(hub, client_move, f"team/{mode}-old", f"team/{mode}-new", mode=mode)
+    redirected = [entry for entry in hub.log() if entry["status"] == 307]
+    assert redirected and not any(entry["accepted"] for entry in redirected)
 
 
 def ask(hub, method, path, data=None, token=WRITE_TOKEN, **headers):

@@ -212,7 +212,7 @@ class Exchange:
                 "path": self.traffic.log.safe(f"{self.path}?{query}" if query else self.path),
                 "route": self.traffic.route_name(self.scope),
                 "status": self.status,
-                "accepted": self.work_status is not None and self.work_status < 400,
+                "accepted": self.work_status is not None and self.work_status < 300,
                 "bytes_in": self.bytes_in,
                 "bytes_out": self.bytes_out,
                 "fault": str(self.fault) if self.fault else None,
