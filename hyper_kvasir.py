@@ -386,6 +386,10 @@ OFFICIAL = Expected(
         _BOXES: {"bytes": 315_000, "sha256": "673a69dbd8e4da93cf01479f374c5754a469d685b5998accbada5732883c7ca4"},
     },
     segmented_content="c9abb4fbc069dbaafff4f65d26c9e49591f6e2a57e6aded15d6c4c2e7e4edb7c",
+    row_digests={  # of the real segmented part as built; of image-labels.csv and the fold csvs
+        "segmented": "55bb1e9146503e34762dcab1615ba819936a0113acf6be6750ca99f64677db3d",
+        "labeled": "99ca92bf49cd09f7e0705e722d7d640ca747bb6f6b408d25272117099b6bd38c",
+    },
 )
 
 
@@ -468,9 +472,11 @@ class HyperKvasir(datasets.ArrowBasedBuilder):
         config, view = self.config.name, VIEWS[self.config.name]
         expected, problems = Expected.load(self.config.expected), Problems()
         folders = [] if self.config.data_dir is None else [self.config.data_dir]
-        archive = find_archive(view.part, folders) if folders else download_archive(dl_manager, view.part)
+        archive, notes = locate(view.part, folders) if folders else (download_archive(dl_manager, view.part), [])
         if archive is None:
-            raise SourceError([missing_archive(view.part, folders)])
+            raise SourceError(notes)
+        for text in notes[1:]:
+            logger.warning(text)
         folds = {} if view.part == "unlabeled" else read_folds(dl_manager, folders, expected, problems)
         part = read_part(view.part, archive, folds, expected, problems)
         if self._checks and (archive.file in expected.sources or part.name == "segmented"):
@@ -923,9 +929,16 @@ def find_archive(part: str, folders: Sequence[str]) -> Optional[Archive]:
     return None
 
 
-def unused_archives(part: str, folders: Sequence[str], used: Archive) -> List[str]:
-    """Where else in the user's folders a part seems to be: there it is not read."""
-    return [str(archive) for archive in _candidates(part, folders) if archive.path != used.path]
+def locate(part: str, folders: Sequence[str]) -> Tuple[Optional[Archive], List[str]]:
+    """What `find_archive` gives, and what to tell the user: which was found, and which others; or what to do."""
+    archive = find_archive(part, folders)
+    if archive is None:
+        return None, [missing_archive(part, folders)]
+    others = [str(other) for other in _candidates(part, folders) if other.path != archive.path]
+    return archive, [
+        f"{part} part: {archive}",
+        *(f"{part} part: {other} is there too, and not read" for other in others),
+    ]
 
 
 def _candidates(part, folders):

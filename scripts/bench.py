@@ -27,6 +27,7 @@ from scripts.pipeline import stats
 from scripts.pipeline.card import make_card
 from scripts.pipeline.console import command_parser, number, say, table
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text
+from scripts.pipeline.output import BuildError, check_output
 from scripts.pipeline.parquet import find_row, write_shard, write_table
 from scripts.pipeline.plan import SCHEMA, make_plan, plan_shard
 
@@ -255,6 +256,19 @@ def percent(part, whole):
     return f"{100 * part / whole:.3f}%"
 
 
+def claim(parser, work):
+    """Makes the folder to work in; refuses one that is not empty and not of an earlier run, since it is emptied."""
+    marker = os.path.join(work, ".hyper-kvasir-bench")
+    try:
+        check_output(work, [])
+    except BuildError as error:
+        parser.error(f"--work: {error}")
+    if os.path.isdir(work) and os.listdir(work) and not os.path.exists(marker):
+        parser.error(f"--work {work}: not empty, and not of an earlier run; give a new folder")
+    os.makedirs(work, exist_ok=True)
+    open(marker, "w").close()
+
+
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.bench", __doc__)
     parser.add_argument("what", choices=["build", "updates"])
@@ -263,7 +277,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--runs", type=number, default=3, help="times each command runs (default: %(default)s)")
     parser.add_argument("--work", metavar="DIR", default="dist/bench", help="where to write (default: %(default)s)")
     args = parser.parse_args(arguments)
-    os.makedirs(args.work, exist_ok=True)
+    claim(parser, args.work)
     archive = args.archive or photographs(args.work, args.gigabytes)
     if args.what == "build":
         print(bench_build(args.work, archive, args.runs))

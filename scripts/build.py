@@ -10,11 +10,11 @@ is written; an earlier one in --out stays as it was.
 After a kill or a change of the source, run it again: it builds only what is missing or changed.
 """
 
-import os
+import shlex
 
 from hyper_kvasir import VIEWS, Expected
 from scripts.pipeline.build import BuildError, build
-from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run, say
+from scripts.pipeline.console import add_expect, add_workers, check_sources_exist, command_parser, refusing, run, say
 
 
 @refusing(BuildError, ValueError, OSError)
@@ -39,12 +39,10 @@ def main(arguments=None) -> int:
     parser.add_argument("--no-verify", action="store_true", help="build from a partial source, and say what is missing")
     add_expect(parser)
     args = parser.parse_args(arguments)
-    for source in args.source:
-        if not os.path.exists(source):
-            parser.error(f"--source {source}: no such folder")
+    check_sources_exist(parser, args.source)
     settings = {"workers": args.workers, "checks": not args.no_verify, "expected": Expected.load(args.expect)}
     build(args.source, args.out, args.config or list(VIEWS), **settings)
-    say(f"built {args.out}; next: python -m scripts.verify {args.out}")
+    say(f"built {args.out}; next: python -m scripts.verify {shlex.quote(args.out)}")
     return 0
 
 

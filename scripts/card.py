@@ -17,18 +17,21 @@ from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.console import command_parser, refusing, run, say
 from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import FILE, built_manifest, manifest_text
+from scripts.pipeline.output import BuildError, only_builder_of
 
 
-@refusing(ValueError, OSError)
+@refusing(BuildError, ValueError, OSError)
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.card", __doc__)
     parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote")
     args = parser.parse_args(arguments)
-    manifest = built_manifest(args.folder)
-    updated, changed = update_card(args.folder, manifest)
-    if updated != manifest:
-        write_file(Path(args.folder, FILE), manifest_text(updated).encode())
-        changed.append(FILE)
+    built_manifest(args.folder)  # before the folder is locked, or made
+    with only_builder_of(args.folder):
+        manifest = built_manifest(args.folder)
+        updated, changed = update_card(args.folder, manifest)
+        if updated != manifest:
+            write_file(Path(args.folder, FILE), manifest_text(updated).encode())
+            changed.append(FILE)
     card = Path(args.folder, "README.md").read_text(encoding="utf-8")
     problems = lint_card(card, list(updated["files"])) + check_card(card, updated, args.folder)
     for path in changed:

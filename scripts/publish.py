@@ -29,10 +29,10 @@ from huggingface_hub.errors import HFValidationError, HTTPError, OIDCError
 from huggingface_hub.utils import validate_repo_id
 
 from hyper_kvasir import VIEWS, Expected
-from scripts.pipeline.build import STAGING, only_builder_of
-from scripts.pipeline.console import add_expect, add_workers, command_parser, run, say
+from scripts.pipeline.console import add_expect, add_workers, check_sources_exist, command_parser, run, say
 from scripts.pipeline.hub import PublishError, Repository, check_token, explain
 from scripts.pipeline.manifest import FILE, read_manifest
+from scripts.pipeline.output import STAGING, only_builder_of
 from scripts.pipeline.publish import check_changelog, parse_version, publish
 from scripts.pipeline.release import BuildOptions, Edition, FolderMaker, SourceMaker
 
@@ -52,7 +52,7 @@ def main(arguments=None) -> int:
         if not args.source:
             print(publish(repository, FolderMaker(args.folder, edition, expected, args.workers), **settings))
             return 0
-        with work_folder(args.folder):
+        with work_folder(args.folder, args.source):
             print(publish(repository, SourceMaker(repository, edition, build_options(args, expected)), **settings))
             if not args.dry_run:  # else what an earlier try has built is left for the next one
                 shutil.rmtree(os.path.join(args.folder, STAGING), ignore_errors=True)
@@ -86,9 +86,9 @@ def build_options(args, expected: Expected) -> BuildOptions:
 
 
 @contextlib.contextmanager
-def work_folder(folder: str):
+def work_folder(folder: str, sources: list[str]):
     """Keeps a work folder to this publication. Raises PublishError for a built one, BuildError for one in use."""
-    with only_builder_of(folder):
+    with only_builder_of(folder, sources):
         if read_manifest(folder) is not None:
             raise PublishError(
                 f"{folder}: is a built folder (it has a {FILE}); with --source, give a new or empty one to work in"
@@ -123,9 +123,7 @@ def parse(arguments) -> argparse.Namespace:
         parser.error("--build-and-upload goes with --source, and not with --dry-run")
     if args.config and not args.source:
         parser.error("--config goes with --source")
-    for source in args.source or ():
-        if not os.path.exists(source):
-            parser.error(f"--source {source}: no such folder")
+    check_sources_exist(parser, args.source or ())
     return args
 
 

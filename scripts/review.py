@@ -12,10 +12,11 @@ import os
 
 from hyper_kvasir import Expected
 from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run
+from scripts.pipeline.output import BuildError
 from scripts.pipeline.review import write_review
 
 
-@refusing(ValueError, OSError)
+@refusing(BuildError, ValueError, OSError)
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.review", __doc__)
     parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote")

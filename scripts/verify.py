@@ -1,37 +1,86 @@
-"""Checks a built folder, reading nothing else: every file, row and number.
+"""Checks a built folder, or a published version: every file, row and number.
 
     python -m scripts.verify dist/hyper-kvasir
+    python -m scripts.verify dist/hyper-kvasir --source archives
+    python -m scripts.verify ns/hyper-kvasir --revision v1.0.0
 
 Rows of each config, split and finding; ids unique, and the same in labels, folds and masks; instances and boxes; sizes
-of image, mask and instances; each file's sha256, rows and features; the card; that each split loads by its name. Prints
-a table of expected and found, then every problem, and exits with 1 if there is one.
+of image, mask and instances; every image decoded; each file's sha256, rows and features; the digests of the official
+rows; the card; that each split loads by its name. With --source, every row is also compared with the archives.
+
+Of a published version the Hub's digests, the footers and the columns are read; with --full, every byte. Prints a table
+of expected and found, then every problem, and exits with 1 if there is one.
 """
 
-from hyper_kvasir import VIEWS, Expected
-from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run, table
-from scripts.pipeline.verify import verify
+import os
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+
+from hyper_kvasir import VIEWS, Expected, listed
+from scripts.pipeline.console import (
+    add_expect,
+    add_workers,
+    check_sources_exist,
+    command_parser,
+    refusing,
+    run,
+    say,
+    table,
+)
+from scripts.pipeline.hub import PublishError, Repository, explain
+from scripts.pipeline.verify import verify, verify_published
 
 
-@refusing(ValueError, OSError)
+@refusing(PublishError, ValueError, OSError)
 def main(arguments=None) -> int:
-    parser = command_parser("python -m scripts.verify", __doc__)
-    parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote")
-    add_workers(parser)
-    add_expect(parser)
-    args = parser.parse_args(arguments)
-    result = verify(args.folder, Expected.load(args.expect), args.workers)
+    args = parse(arguments)
+    expected = Expected.load(args.expect)
+    if is_repository(args):
+        repository = Repository(HfApi(), args.place)
+        try:
+            result = verify_published(repository, args.revision or "main", expected, args.workers, full=args.full)
+        except HTTPError as error:
+            say(f"error: {explain(error)}")
+            return 1
+    else:
+        result = verify(args.place, expected, args.workers, sources=args.source or ())
     rows = [(*check, "" if check.expected == check.found else "differs") for check in result.checks]
     print(table(("what", "expected", "found", ""), rows))
     absent = [config for config in VIEWS if config not in result.configs]
     if absent:
-        print(f"\nnot in this folder, so not checked: {', '.join(absent)}")
+        print(f"\nnot here, so not checked: {', '.join(absent)}")
     problems = result.listed()
     if problems:
         what = "problem" if len(problems) == 1 else "problems"
-        print(f"\n{len(problems):,} {what}:\n" + "\n".join(f"- {problem}" for problem in problems))
+        print(f"\n{len(problems):,} {what}:\n{listed(problems)}")
         return 1
     print(f"\nall good: {', '.join(result.configs)}")
     return 0
+
+
+def parse(arguments):
+    parser = command_parser("python -m scripts.verify", __doc__)
+    parser.add_argument(
+        "place", metavar="DIR or NS/NAME", help="a folder that scripts.build wrote, or a dataset repository"
+    )
+    parser.add_argument("--source", action="append", metavar="DIR", help="compare every row with these archives")
+    parser.add_argument("--revision", metavar="REV", help="of a repository: a tag, branch or commit (default: main)")
+    parser.add_argument("--full", action="store_true", help="of a repository: read every file whole")
+    add_workers(parser)
+    add_expect(parser)
+    args = parser.parse_args(arguments)
+    check_sources_exist(parser, args.source or ())
+    if args.source and is_repository(args):
+        parser.error("--source goes with a folder")
+    if args.full and not is_repository(args):
+        parser.error("--full goes with a repository: a folder is always read whole")
+    return args
+
+
+def is_repository(args) -> bool:
+    """Whether what is to be verified is on the Hub: it is said so, or there is no folder of that name."""
+    return args.revision is not None or (args.place.count("/") == 1 and not os.path.exists(args.place))
 
 
 if __name__ == "__main__":

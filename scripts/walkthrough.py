@@ -12,9 +12,10 @@ import shutil
 import subprocess
 import sys
 
-from hyper_kvasir import VIEWS, SourceError, find_archive
+from hyper_kvasir import VIEWS, SourceError, locate
 from scripts.loopback_hub import LoopbackHub
 from scripts.pipeline.console import command_parser
+from scripts.pipeline.output import BuildError, check_output
 
 REPO = "ns/hyper-kvasir"
 
@@ -76,12 +77,12 @@ def main(arguments=None) -> int:
     configs = list(VIEWS)
     if args.source:
         try:
-            configs = [config for config in VIEWS if find_archive(VIEWS[config].part, [args.source])]
+            configs = [config for config in VIEWS if locate(VIEWS[config].part, [args.source])[0]]
         except SourceError as error:
             parser.error(f"--source {args.source}: {error}")
         if not configs:
             parser.error(f"--source {args.source}: it holds none of the official archives")
-    make_empty(parser, args.to)
+    make_empty(parser, args.to, args.source)
     with LoopbackHub(f"{args.to}/hub") as hub:
         walk = Walk(hub, args.to)
         if args.source:
@@ -96,8 +97,12 @@ def main(arguments=None) -> int:
     return 0
 
 
-def make_empty(parser, folder):
+def make_empty(parser, folder, source):
     """Empties a folder that an earlier demo wrote; refuses any other that is not empty."""
+    try:
+        check_output(folder, [source] if source else [])
+    except BuildError as error:
+        parser.error(f"--to: {error}")
     marker = os.path.join(folder, ".hyper-kvasir-demo")
     if os.path.isdir(folder) and os.listdir(folder) and not os.path.exists(marker):
         parser.error(f"--to {folder}: not empty, and not of an earlier demo; give a new folder")

@@ -682,6 +682,8 @@ def main(argv=None):
     )
     options = parser.parse_args(argv)
 
+    if os.path.isdir(options.out) and os.listdir(options.out) and not Path(options.out, "expected.json").exists():
+        parser.error(f"{options.out}: not empty, and not of this program, which replaces archives; give a new folder")
     start, findings, parts, images = time.monotonic(), None, PARTS, options.images or "drawn"
     if options.per_finding is not None:
         polyps = max(options.per_finding, 6 if options.segmented is None else options.segmented)

@@ -74,6 +74,9 @@ def announce(endpoint: str, folder: Path, tokens: dict[str, User]) -> None:
 def main() -> None:
     arguments = parse_arguments()
     folder = arguments.dir.resolve()
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names - {"server.log"} and "secret" not in names:  # tmp/ would be emptied
+        raise SystemExit(f"--dir {arguments.dir}: not empty, and not of a loopback Hub; give a new folder")
     hub = Hub(folder, arguments.token, arguments.page_size, arguments.lfs_part_size, arguments.commit_operations)
 
     def find_connection(client: tuple[str, int]):

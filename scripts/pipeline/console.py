@@ -1,6 +1,7 @@
 """What commands have in common: options, errors, a progress bar on a terminal or plain lines in a log."""
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
@@ -62,6 +63,13 @@ def add_expect(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_sources_exist(parser: argparse.ArgumentParser, sources: list[str]) -> None:
+    """Ends the program for a source that is not there."""
+    for source in sources:
+        if not os.path.exists(source):
+            parser.error(f"--source {source}: no such folder")
+
+
 def refusing(*errors: type[Exception]):
     """Decorates a command's `main`: where it raises one of `errors`, says its text and returns 1."""
 
@@ -70,8 +78,10 @@ def refusing(*errors: type[Exception]):
         def checked(arguments=None) -> int:
             try:
                 return main(arguments)
+            except BrokenPipeError:
+                raise
             except errors as error:
-                say(f"error: {error}")
+                say(f"error: {reason(error)}")
                 return 1
 
         return checked
@@ -79,15 +89,32 @@ def refusing(*errors: type[Exception]):
     return decorate
 
 
+def reason(error: Exception) -> str:
+    """An error's text; of one of the system with the file that it is about first."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
 def run(main) -> None:
     """Runs a command's `main` and ends the program with what it returns; Ctrl-C ends it without a traceback."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the program
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # a locale may not have all letters
     try:
         code = main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         say("stopped; run the same command again to continue")
         code = 130
-    sys.stdout.flush()
-    sys.stderr.flush()
+    except BrokenPipeError:
+        code = 141  # whoever reads the output has seen enough, as `| head` has; as if SIGPIPE had ended it
+    except OSError as error:
+        say(f"error: the output cannot be written: {reason(error)}")
+        code = 1
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     os._exit(code)  # threads of a stream that was read can abort the interpreter's own end (apache/arrow#45214)
 
 

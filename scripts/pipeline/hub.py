@@ -203,6 +203,24 @@ class Repository:
 
         return patiently(f"reading {path}", download)
 
+    def read_large(self, path: str, revision: str) -> bytes:
+        """The content of a large file, which is not stored."""
+
+        def read():
+            with self.open(path, revision) as file:
+                return file.read()
+
+        return patiently(f"reading {path}", read)
+
+    def commit_of(self, revision: str) -> str:
+        """The commit that a branch, tag or commit names. Raises PublishError if there is none."""
+        try:
+            return patiently("reading the revision", lambda: self.api.dataset_info(self.repo_id, revision=revision)).sha
+        except RepositoryNotFoundError as error:
+            raise PublishError(f"{self.repo_id}: no such dataset, or this token cannot see it") from error
+        except RevisionNotFoundError as error:
+            raise PublishError(f"{self.repo_id}: no revision {revision!r}") from error
+
     def open(self, path: str, revision: str) -> BinaryIO:
         """A file, opened to be read by Range requests. Unlike those of other methods, these are not retried."""
         return self._file_system.open(f"datasets/{self.repo_id}@{revision}/{path}")

@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import re
+from collections.abc import Sequence
 
 from filelock import FileLock, Timeout
 
@@ -52,16 +53,21 @@ class Journal:
         return found
 
 
-def check_output(out: str, sources: list[str]) -> None:
-    """Refuses a name that cannot be meant as a folder to write to, and one that lies around or inside a source."""
-    if not out:
-        raise BuildError("the name of the output folder is empty (a variable that is not set?); give a folder")
-    if out.startswith("~"):
-        raise BuildError(f"{out}: the shell did not expand ~ here; write the whole path, or $HOME")
-    if re.match(r"[A-Za-z][\w+.-]+:/", out):
-        raise BuildError(f"{out}: is an address; give a folder of this machine, then publish or copy it")
-    if not out.isprintable():
-        raise BuildError(f"{out!a}: has characters that are not UTF-8, or not printable; choose another name")
+def check_name(path: str) -> None:
+    """Refuses a name that cannot be meant as one of a file or folder to write. Raises BuildError."""
+    if not path.strip():
+        raise BuildError("the name of the output is empty (a variable that is not set?); give one")
+    if path.startswith("~"):
+        raise BuildError(f"{path}: the shell did not expand ~ here; write the whole path, or $HOME")
+    if re.match(r"[A-Za-z][\w+.-]+:/", path):
+        raise BuildError(f"{path}: is an address; give a place on this machine, then publish or copy it")
+    if not path.isprintable():
+        raise BuildError(f"{path!a}: has characters that are not UTF-8, or not printable; choose another name")
+
+
+def check_output(out: str, sources: Sequence[str]) -> None:
+    """Refuses a folder that cannot be meant to be written to, and one that lies around or inside a source."""
+    check_name(out)
     if glob.has_magic(out) or "::" in out:
         raise BuildError(f"{out}: datasets takes []*? and :: in a path for a pattern; choose another name")
     if os.path.lexists(out) and not os.path.isdir(out):
@@ -77,7 +83,7 @@ def check_output(out: str, sources: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def only_builder_of(out: str, sources: list[str] = ()):
+def only_builder_of(out: str, sources: Sequence[str] = ()):
     """Refuses an output that is not ours to write, and a second build into the same one."""
     check_output(out, sources)
     try:

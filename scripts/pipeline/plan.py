@@ -16,11 +16,9 @@ from hyper_kvasir import (
     Problems,
     Shard,
     SourceError,
-    find_archive,
-    missing_archive,
+    locate,
     read_folds,
     read_part,
-    unused_archives,
 )
 from scripts.pipeline.console import say
 from scripts.pipeline.parquet import features_metadata, writer_options
@@ -58,8 +56,9 @@ def make_plan(folders: list[str], configs: list[str], expected: Expected, checks
     Raises SourceError where a part has no archive. With `checks` off its configs are left out, if any others are there.
     """
     wanted = list(dict.fromkeys(VIEWS[config].part for config in configs))
-    archives = {part: find_archive(part, folders) for part in wanted}
-    absent = [missing_archive(part, folders) for part, archive in archives.items() if archive is None]
+    located = {part: locate(part, folders) for part in wanted}
+    archives = {part: archive for part, (archive, _) in located.items()}
+    absent = [text for archive, notes in located.values() if archive is None for text in notes]
     there = [config for config in configs if archives[VIEWS[config].part]]
     if absent and (checks or not there):
         hint = [f"to build what is there: {' '.join(f'--config {config}' for config in there)}"] if there else []
@@ -67,10 +66,8 @@ def make_plan(folders: list[str], configs: list[str], expected: Expected, checks
     for text in absent:
         say(f"left out: {text}")
     archives = {part: archive for part, archive in archives.items() if archive}
-    for part, archive in archives.items():
-        say(f"{part} part: {archive}")
-        for other in unused_archives(part, folders, archive):
-            say(f"{part} part: {other} is there too, and not read")
+    for text in (text for part in archives for text in located[part][1]):
+        say(text)
     decoded = {part for part, archive in archives.items() if not (checks and expected.vouches_for(part, archive))}
     problems, folds = Problems(), {}
     if list(archives) != ["unlabeled"]:

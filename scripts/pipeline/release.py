@@ -11,19 +11,18 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import pyarrow as pa
-
 from hyper_kvasir import VIEWS, Expected, Problems, Shard, known_columns, read_examples
 from scripts.pipeline import stats
-from scripts.pipeline.build import STAGING, build_shards, built_shards, check_sources
+from scripts.pipeline.build import build_shards, built_shards, check_sources
 from scripts.pipeline.card import folder_examples, make_card
 from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.hub import PublishError, Repository, batches, patiently
 from scripts.pipeline.manifest import FILE, built_manifest, make_manifest, manifest_text, part_of_path
+from scripts.pipeline.output import STAGING
 from scripts.pipeline.parquet import find_row
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.publish import Draft, Published, Release, Send, check_lost, check_untagged
-from scripts.pipeline.verify import FileContent, Verified, check_contents, read_contents, verify
+from scripts.pipeline.verify import FileContent, Verified, check_contents, read_columns, read_contents, verify
 
 
 class Edition(NamedTuple):
@@ -211,7 +210,7 @@ class SourceMaker:
         for path, entry in there.items():
             if part_of_path(path) not in self._parts():
                 if entry["sha256"] not in self.read:
-                    self.read[entry["sha256"]] = _published_content(self.repository, published.head, path, entry)
+                    self.read[entry["sha256"]] = read_columns(self.repository, published.head, path, entry["sha256"])
                 files[path] = entry, self.read[entry["sha256"]]
         return files
 
@@ -232,22 +231,6 @@ def _published_stats(repository, published):
     if stats.FILE not in published.files:
         return {}
     return json.loads(repository.read(stats.FILE, published.head))
-
-
-def _published_content(repository, revision, path, entry):
-    """What a published file of a part that is not built here holds: its columns, without the images."""
-
-    def read(parquet):
-        schema = parquet.schema_arrow
-        names = [name for name in schema.names if not pa.types.is_nested(schema.field(name).type)]
-        boxes = 0
-        if "objects" in schema.names:
-            objects = parquet.read(columns=["objects"], use_threads=False)["objects"].to_pylist()
-            boxes = sum(len(row["id"]) for row in objects)
-        columns = parquet.read(columns=names, use_threads=False).to_pydict()
-        return FileContent(entry["sha256"], columns, [], None, boxes, [])
-
-    return repository.read_parquet(path, revision, read, "reading the columns of")
 
 
 def _example_finder(plan, summaries, opened):

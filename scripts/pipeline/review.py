@@ -24,6 +24,7 @@ from hyper_kvasir import TAXONOMY, VIEWS, Expected, features_of
 from scripts.pipeline.console import Progress
 from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import part_of_path, read_manifest
+from scripts.pipeline.output import BuildError, check_name
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.stats import FITS, MATCH, compare_boxes, components_of, corners, matched_components, overlap
 from scripts.pipeline.verify import UUID, Verified, verify
@@ -34,6 +35,7 @@ SIDE, LARGE_SIDE = 400, 800  # pixels of the longer side
 ENCODING = {"format": "WEBP", "quality": 45, "method": 4}
 
 UNLABELED_SAMPLES = 6
+GENERATOR = "scripts.review of hyper-kvasir"  # by which a page of ours is known, and may be replaced
 HERE = Path(__file__).parent
 
 
@@ -43,12 +45,23 @@ HERE = Path(__file__).parent
 def write_review(folder: str, expected: Expected, workers: int, to: str) -> str:
     """Writes the review page of `folder` to the file `to`; returns its status, e.g. "all good" or "3 problems".
 
-    Raises ValueError where there is no manifest, OSError where `to` cannot be written.
+    Raises ValueError where there is no manifest, BuildError where `to` is something else, OSError where it cannot be
+    written.
     """
+    check_name(to)
+    if os.path.isdir(to):
+        raise BuildError(f"{to}: is a folder; give the name of the HTML file to write")
+    if os.path.lexists(to) and not _is_review(to):
+        raise BuildError(f"{to}: is there, and is no review page; give another name, or move that file away")
     result = verify(folder, expected, workers)
     status, page = page_text(folder, result, workers)
     write_file(Path(to), page.encode())
     return status
+
+
+def _is_review(path):
+    with open(path, "rb") as file:
+        return f'<meta name="generator" content="{GENERATOR}">'.encode() in file.read(4096)
 
 
 def page_text(folder: str, result: Verified, workers: int) -> tuple[str, str]:
@@ -77,6 +90,7 @@ def page_text(folder: str, result: Verified, workers: int) -> tuple[str, str]:
         rows=rows,
         pictures=pictures,
         policy=_policy(css, js),
+        generator=GENERATOR,
         css=Markup(css),
         js=Markup(js),
     )
