@@ -14,6 +14,12 @@ that holds something else; a token without write permission. The token comes fro
 
     python -m scripts.publish work --repo-id ns/hyper-kvasir --version 2.0.0 --source archives --build-and-upload
 
+    python -m scripts.publish --repo-id ns/hyper-kvasir --finish
+    python -m scripts.publish --repo-id ns/hyper-kvasir --abandon
+
+A version that is committed and not tagged, because it was cut off or is a pull request that was merged (--create-pr),
+is read back and tagged by --finish. If it cannot be, --abandon puts the last tagged version back.
+
 With --source, only files whose inputs changed since the published version are built, in DIR, which is left empty;
 unchanged ones are neither built nor downloaded. With --build-and-upload, files are also built, uploaded and removed in
 batches, which takes less than 1 GB of disk beyond the archives.
@@ -30,56 +36,80 @@ from huggingface_hub.utils import validate_repo_id
 
 from hyper_kvasir import VIEWS, Expected
 from scripts.pipeline.console import add_expect, add_workers, check_sources_exist, command_parser, run, say
-from scripts.pipeline.hub import PublishError, Repository, check_token, explain
-from scripts.pipeline.manifest import FILE, read_manifest
+from scripts.pipeline.hub import PublishError, Repository, check_branch, check_token, explain, prepare_clients
+from scripts.pipeline.manifest import FILE, built_manifest, read_manifest
 from scripts.pipeline.output import STAGING, only_builder_of
-from scripts.pipeline.publish import check_changelog, parse_version, publish
+from scripts.pipeline.publish import abandon, changelog_entry, finish, parse_version, publish
 from scripts.pipeline.release import BuildOptions, Edition, FolderMaker, SourceMaker
 
+# Options of a publication, which mean nothing to --finish and --abandon.
+ALONE = ("version", "dry_run", "create_pr", "overwrite", "private", "source", "config", "build_and_upload", "expect")
 CHANGELOG = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dataset_card", "CHANGELOG.md")
 
 
 def main(arguments=None) -> int:
     args = parse(arguments)
     try:
-        parse_version(args.version)
-        edition = Edition(args.version, args.repo_id, read_changelog(args.changelog, args.version))
+        check_branch(args.branch)
+        if not args.finish and not args.abandon:
+            parse_version(args.version)
+            args.notes = changelog_entry(args.version, read_changelog(args.changelog, args.version), args.changelog)
+            args.expected = Expected.load(args.expect)
         if not args.dry_run:
             check_token()
+        prepare_clients()
         # HfApi asks for the token at each request: one of a trusted publisher lasts an hour, and is renewed.
-        repository = Repository(HfApi(), args.repo_id, args.branch)
-        expected, settings = Expected.load(args.expect), {"private": args.private, "dry_run": args.dry_run}
-        if not args.source:
-            print(publish(repository, FolderMaker(args.folder, edition, expected, args.workers), **settings))
-            return 0
-        with work_folder(args.folder, args.source):
-            print(publish(repository, SourceMaker(repository, edition, build_options(args, expected)), **settings))
-            if not args.dry_run:  # else what an earlier try has built is left for the next one
-                shutil.rmtree(os.path.join(args.folder, STAGING), ignore_errors=True)
+        print(run_on(Repository(HfApi(), args.repo_id, args.branch, create_pr=args.create_pr), args))
     except (RuntimeError, ValueError, HTTPError, HFValidationError, OIDCError, OSError) as error:
         say(f"error: {explain(error)}")
         return 1
     return 0
 
 
+def run_on(repository: Repository, args) -> str:
+    """Does what the arguments say, and returns lines on how it ended."""
+    if args.finish or args.abandon:
+        repository.follow_rename()
+        return finish(repository) if args.finish else abandon(repository)
+    settings = {name: getattr(args, name) for name in ("notes", "private", "dry_run", "overwrite")}
+    if not args.source:
+        built_manifest(args.folder)  # that it is one, before the Hub is asked anything
+        repository.follow_rename()
+        return publish(
+            repository, FolderMaker(args.folder, edition(args, repository), args.expected, args.workers), **settings
+        )
+    with work_folder(args.folder, args.source):
+        repository.follow_rename()
+        done = publish(repository, SourceMaker(repository, edition(args, repository), build_options(args)), **settings)
+        if not args.dry_run:  # else what an earlier try has built is left for the next one
+            shutil.rmtree(os.path.join(args.folder, STAGING), ignore_errors=True)
+        return done
+
+
+def edition(args, repository: Repository) -> Edition:
+    """What the release is called, by the name that the repository has now."""
+    return Edition(args.version, repository.repo_id, read_changelog(args.changelog, args.version))
+
+
 def read_changelog(path: str, version: str) -> str:
-    """The changelog's text. Raises PublishError without an entry for the version."""
+    """The changelog's text. Raises PublishError where there is none."""
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
     except FileNotFoundError as error:
         raise PublishError(f"{path}: no such file; write one with an entry '## {version}'") from error
-    check_changelog(version, text, path)
+    except UnicodeDecodeError as error:
+        raise PublishError(f"{path}: not a text in UTF-8 ({error.reason} at byte {error.start})") from error
     return text
 
 
-def build_options(args, expected: Expected) -> BuildOptions:
+def build_options(args) -> BuildOptions:
     """How to build with --source."""
     return BuildOptions(
         archives=args.source,
         work=args.folder,
         configs=args.config or list(VIEWS),
-        expected=expected,
+        expected=args.expected,
         workers=args.workers,
         send_at_once=args.build_and_upload,
     )
@@ -98,10 +128,16 @@ def work_folder(folder: str, sources: list[str]):
 
 def parse(arguments) -> argparse.Namespace:
     parser = command_parser("python -m scripts.publish", __doc__)
-    parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote; with --source, a work folder")
+    about = "a folder that scripts.build wrote; with --source, a work folder"
+    parser.add_argument("folder", metavar="DIR", nargs="?", help=about)
     parser.add_argument("--repo-id", required=True, metavar="NS/NAME", help="the dataset repository, made if absent")
-    parser.add_argument("--version", required=True, metavar="X.Y.Z", help="becomes the tag vX.Y.Z, which never moves")
+    parser.add_argument("--version", metavar="X.Y.Z", help="becomes the tag vX.Y.Z, which never moves")
     parser.add_argument("--dry-run", action="store_true", help="print the changes and stop")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    parser.add_argument("--overwrite", action="store_true", help="replace texts that were edited on the Hub")
+    way_out = parser.add_mutually_exclusive_group()
+    way_out.add_argument("--finish", action="store_true", help="read back and tag what is committed, but not tagged")
+    way_out.add_argument("--abandon", action="store_true", help="put the last tagged version back, in one commit")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--branch", default="main", metavar="B", help="the branch to commit to (default: %(default)s)")
     parser.add_argument("--source", action="append", metavar="DIR", help="build what changed from these archives")
@@ -119,6 +155,19 @@ def parse(arguments) -> argparse.Namespace:
         parser.error(f"--repo-id: {error}")
     if "/" not in args.repo_id:
         parser.error(f"--repo-id {args.repo_id}: give the namespace too, as in NS/{args.repo_id}")
+    if args.finish or args.abandon:
+        given = [f"--{name.replace('_', '-')}" for name in ALONE if getattr(args, name)]
+        if args.folder or given:
+            parser.error(
+                f"--finish and --abandon go with --repo-id and --branch alone, not with {args.folder or given[0]}"
+            )
+        return args
+    if not args.folder or not args.version:
+        parser.error("the following arguments are required: DIR, --version")
+    if args.create_pr and args.branch != "main":
+        parser.error("--create-pr opens a pull request to main: leave --branch out")
+    if args.create_pr and args.private:
+        parser.error("--create-pr goes with a repository that is there: leave --private out")
     if args.build_and_upload and (not args.source or args.dry_run):
         parser.error("--build-and-upload goes with --source, and not with --dry-run")
     if args.config and not args.source:

@@ -28,7 +28,7 @@ from scripts.pipeline.console import (
     say,
     table,
 )
-from scripts.pipeline.hub import PublishError, Repository, explain
+from scripts.pipeline.hub import PublishError, Repository, explain, prepare_clients
 from scripts.pipeline.verify import verify, verify_published
 
 
@@ -37,6 +37,7 @@ def main(arguments=None) -> int:
     args = parse(arguments)
     expected = Expected.load(args.expect)
     if is_repository(args):
+        prepare_clients()
         repository = Repository(HfApi(), args.place)
         try:
             result = verify_published(repository, args.revision or "main", expected, args.workers, full=args.full)

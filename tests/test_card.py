@@ -300,7 +300,7 @@ def test_key_does_not_depend_on_the_bytes_of_code(carded, monkeypatch):
 DIGEST = 2, "d58a8696aeb14ce7f2641ea5d00eca116ad00c61c917e1261aa3bd3bfc3b2068"
 
 
-FIGURES_DIGEST = "e044c554ffc71e7a2c78e8b039a51d906bd8639d6f3efb0320a9bfb9f1cadf84"
+FIGURES_DIGEST = "148f7699a08b0d22a20f5b48a2e7bb1d81a9fdf5d697476f8924b42ba62323ff"
 
 
 def test_other_figures_count_the_schema_up():

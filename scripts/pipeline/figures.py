@@ -25,8 +25,8 @@ from hyper_kvasir import TAXONOMY, VIEWS
 from scripts.pipeline.stats import FITS, Example, densest, label_counts, object_examples, size_range
 
 WIDTH, DPI = 8, 110  # inches, pixels an inch
-# Pixels of the longer side of a photograph that is drawn, half as many again as in the figure. matplotlib keeps all that
-# it draws, and of five whole images that is 300 MB.
+# Pixels of the longer side of a photograph that is drawn, half as many again as in the figure. matplotlib keeps all
+# that it draws, and of five whole images that is 300 MB.
 PHOTO_SIDE = 256
 SIZE_CELL = 64  # pixels a side, of the cells that image sizes are counted in
 

@@ -1,30 +1,48 @@
-"""A dataset repository on the Hub. Passing failures are retried inside each method."""
+"""A dataset repository on the Hub. Passing failures are retried inside each method, and nowhere else."""
 
+import contextlib
 import hashlib
+import json
 import os
+import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
+import httpx2
 import pyarrow.parquet as pq
 from huggingface_hub import (
+    CommitInfo,
     CommitOperationAdd,
+    CommitOperationCopy,
     CommitOperationDelete,
     DatasetCard,
     HfApi,
     HfFileSystem,
     constants,
     get_token,
+    set_client_factory,
 )
-
-# HTTPError is that of the HTTP client which huggingface_hub is built on, whichever that is, and the base of its own.
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.utils import disable_progress_bars, parse_ratelimit_headers
+from huggingface_hub.utils import (
+    disable_progress_bars,
+    hf_raise_for_status,
+    logging,
+    parse_ratelimit_headers,
+)
+from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils._runtime import is_xet_available
 
 from scripts.pipeline.console import Progress, say
 
 TRIES = 5  # of one request, before giving up
+CONNECT_SECONDS = 10
+ANSWER_SECONDS = 120  # to wait for an answer, or for more of it; the Hub itself ends a commit after 60
+HEARTBEAT_SECONDS = 30  # between lines that say that a request still waits
+BUSY = (408, 409, 429, 500, 502, 503, 504)  # statuses that pass; 409: another commit is being made
+COMMIT_OPERATIONS = 100  # at most, of commits in pieces: https://huggingface.co/docs/hub/storage-limits
 FIRST_CHUNK = 128 << 10  # bytes; no chunk of Xet is larger
 BATCH_BYTES = 128 << 20  # uploaded in one go: at most this is sent again after a kill
 AGAIN = "run the same command again: it picks up where it left off"
@@ -63,6 +81,57 @@ class State:
 # ---------------------------------------------------------------------------------------------------------- patience
 
 
+class _Client(httpx2.Client):
+    """huggingface_hub's HTTP client with time-outs, and without its retries: `patiently` retries, and says so.
+
+    huggingface_hub retries what its client answers with a busy status or raises of httpx2. So both are raised as other
+    errors here, which it passes on.
+    """
+
+    def send(self, request, **settings):
+        limits = {"connect": CONNECT_SECONDS, **dict.fromkeys(("read", "write", "pool"), ANSWER_SECONDS)}
+        given = request.extensions.get("timeout") or {}
+        request.extensions["timeout"] = {name: given.get(name) or seconds for name, seconds in limits.items()}
+        try:
+            response = super().send(request, **settings)
+        except httpx2.TimeoutException as error:
+            raise TimeoutError(f"no answer of {request.url.host}: {type(error).__name__}") from error
+        except (httpx2.NetworkError, httpx2.RemoteProtocolError) as error:
+            raise ConnectionError(f"{request.url.host}: {error or type(error).__name__}") from error
+        if response.status_code in BUSY and response.status_code != 409:  # which it does not retry, and means more
+            response.read()
+            hf_raise_for_status(response)
+        return response
+
+
+def _make_client() -> _Client:
+    default = default_client_factory()
+    return _Client(event_hooks=default.event_hooks, follow_redirects=True)
+
+
+def prepare_clients() -> None:
+    """Gives huggingface_hub's requests time-outs, and leaves it to this project to say what they do."""
+    set_client_factory(_make_client)
+    disable_progress_bars()
+    logging.set_verbosity_error()
+
+
+@contextlib.contextmanager
+def _heartbeat(what):
+    """Says now and then that something still runs, so that one can tell a stalled upload from a slow one."""
+    done, started = threading.Event(), time.monotonic()
+
+    def beat():
+        while not done.wait(HEARTBEAT_SECONDS):
+            say(f"{what}: at it for {time.monotonic() - started:.0f} s")
+
+    threading.Thread(target=beat, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
 def patiently(what: str, action: Callable[[], Any]) -> Any:
     """The result of `action`, retried while the Hub is busy or the connection is cut. Retries are few, and announced.
 
@@ -70,51 +139,76 @@ def patiently(what: str, action: Callable[[], Any]) -> Any:
     """
     for attempt in range(1, TRIES + 1):
         try:
-            return action()
+            with _heartbeat(what):
+                return action()
         except Exception as error:
             wait = _wait(error, attempt)
             if wait is None:
                 raise
             if attempt == TRIES:
-                raise PublishError(f"{what}: {_reason(error)}, {TRIES} times; {AGAIN}") from error
+                raise PublishError(f"{what}: {_reason(error)}, {TRIES} times; {AGAIN}{_endpoint(error)}") from error
             say(f"{what}: {_reason(error)}; trying again in {wait:.0f} s ({attempt} of {TRIES - 1})")
             time.sleep(wait)
 
 
+def _endpoint(error):
+    """Where the Hub is looked for, if nothing answers there."""
+    return f" (HF_ENDPOINT is {constants.ENDPOINT})" if _status(error) is None else ""
+
+
+def _answered(error):
+    """The error of a request that the Hub answered: `error` itself or, of an upload, one that it was raised from."""
+    while error is not None and getattr(error, "response", None) is None:
+        error = error.__cause__
+    return error
+
+
 def _status(error) -> int | None:
-    response = getattr(error, "response", None)
-    return response.status_code if response is not None else None
+    answered = _answered(error)
+    if answered is not None:
+        return answered.response.status_code
+    told = re.search(r"\b([45]\d\d) [A-Z][a-z]+", str(error))  # in the words of hf_xet, which has a client of its own
+    return int(told[1]) if told else None
 
 
 def _wait(error, attempt):
     """Seconds to wait before the next try; None if a retry would not help."""
-    status = _status(error)
-    if status is not None and status not in (408, 409, 429) and status < 500:
+    if isinstance(error, PublishError):
+        return None
+    status, answered = _status(error), _answered(error)
+    if status is not None and status not in BUSY:
         return None
     network = isinstance(error, HTTPError | ConnectionError | TimeoutError)
     if status is None and not network and type(error) is not RuntimeError:  # which hf_xet raises for its network errors
         return None
-    limit = parse_ratelimit_headers(error.response.headers) if status == 429 else None
+    headers = answered.response.headers if status == 429 and answered else {}
+    limit = parse_ratelimit_headers(headers)
     if limit is not None:
         return min(limit.reset_in_seconds + 1, 300)
-    if status == 429 and error.response.headers.get("retry-after", "").isdigit():
-        return min(int(error.response.headers["retry-after"]), 300)
+    if headers.get("retry-after", "").isdigit():
+        return min(int(headers["retry-after"]), 300)
     return 2 ** (attempt - 1)
 
 
 def _reason(error):
-    status = _status(error)
-    if status:
-        return f"the Hub answered {status}"
+    """What went wrong, in a line."""
+    if _answered(error) is not None:
+        return f"the Hub answered {_status(error)}"
     lines = str(error).splitlines()  # a timeout has none
-    return ": ".join([type(error).__name__, *(line[:200] for line in lines[:1])])
+    return ": ".join([type(error).__name__, *(line[:300] for line in lines[:1])])
 
 
 def explain(error: Exception) -> str:
     """An error as a line for the user: what the Hub said if it answered a request, else the error's message."""
-    if isinstance(error, HfHubHTTPError):
-        return ": ".join([_reason(error), *([error.server_message] if error.server_message else [])])
-    return str(error) or _reason(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, FileNotFoundError):  # of huggingface_hub's file system
+        return f"{error}: no such file on the Hub"
+    answered = _answered(error)
+    if isinstance(error, PublishError) or (answered is None and str(error)):
+        return str(error)
+    words = getattr(answered, "server_message", None)
+    return ": ".join([_reason(error), *([words[:1000]] if words else [])])
 
 
 # ------------------------------------------------------------------------------------------------------------- token
@@ -151,18 +245,50 @@ def _no_permission(repo_id, error):
 # -------------------------------------------------------------------------------------------------------- repository
 
 
+def check_branch(name: str) -> None:
+    """Refuses what is no name of a branch, or would be taken for something else. Raises PublishError."""
+    wrong = None
+    if not name:
+        wrong = "the name of the branch is empty (a variable that is not set?)"
+    elif name.startswith("refs/"):
+        wrong = f"{name!r} is a full reference; give a branch's name, or --create-pr for a pull request"
+    elif re.fullmatch("[0-9a-fA-F]{40}", name):
+        wrong = f"{name!r} would be taken for a commit; choose another name"
+    elif re.fullmatch(r"v\d+(\.\d+)*", name):
+        wrong = f"{name!r} would be taken for the tag of a version; choose another name"
+    elif (
+        not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/-]*", name)
+        or name == "HEAD"
+        or re.search(r"\.\.|//|/\.|[./]$|\.lock(/|$)", name)
+    ):
+        wrong = f"{name!r} is no name of a branch; use letters, digits, '-', '_', '.' and '/'"
+    if wrong:
+        raise PublishError(f"--branch: {wrong}")
+
+
 class Repository:
     """A dataset repository, and the branch of it to commit to. Neither needs to exist before `make`.
 
-    Every method retries, and says so, while the Hub is busy or the connection is cut; it raises PublishError after the
-    last try. Other errors are raised as huggingface_hub has them, unless a method says otherwise.
+    With `create_pr` the commit becomes a pull request. Every method retries, and says so, while the Hub is busy or the
+    connection is cut; it raises PublishError after the last try. Other errors are raised as huggingface_hub has them,
+    unless a method says otherwise.
     """
 
-    def __init__(self, api: HfApi, repo_id: str, branch: str = "main"):
-        self.api, self.repo_id, self.branch = api, repo_id, branch
+    def __init__(self, api: HfApi, repo_id: str, branch: str = "main", *, create_pr: bool = False):
+        self.api, self.repo_id, self.branch, self.create_pr = api, repo_id, branch, create_pr
         self._file_system = HfFileSystem(endpoint=api.endpoint, token=api.token)
 
     # ------------------------------------------------------------------------------------------------------- read
+
+    def follow_rename(self) -> None:
+        """Takes the name that the repository has now: from the old name of a renamed one the Hub redirects."""
+        try:
+            name = patiently("asking for the repository", lambda: self.api.dataset_info(self.repo_id)).id
+        except HfHubHTTPError:  # not there, or not to be seen: `state` says so
+            return
+        if name != self.repo_id:
+            say(f"{self.repo_id} is now called {name}: that name is used")
+            self.repo_id = name
 
     def state(self) -> State:
         """The head of the branch, with its files, and the tags. Raises PublishError for a token that is not valid."""
@@ -175,6 +301,8 @@ class Repository:
                 raise PublishError(f"the Hub does not accept the token ({_reason(error)}); make a new one") from error
             raise
         tags = {tag.name: tag.target_commit for tag in refs.tags}
+        if self.branch in tags:
+            raise PublishError(f"--branch: {self.branch!r} is a tag of {self.repo_id}; choose another name")
         heads = {branch.name: branch.target_commit for branch in refs.branches}
         head = heads.get(self.branch, heads.get("main"))  # a new branch will start from main
         if head is None:
@@ -193,6 +321,18 @@ class Repository:
             }
 
         return patiently("reading the list of files", read)
+
+    def titles(self, revision: str) -> list[tuple[str, str]]:
+        """(commit, title) of all commits up to a revision, the last one first."""
+        listed = patiently(
+            "reading the list of commits",
+            lambda: self.api.list_repo_commits(self.repo_id, revision=revision, **DATASET),
+        )
+        return [(commit.commit_id, commit.title) for commit in listed]
+
+    def address_of(self, commit: str) -> str:
+        """Where a commit is shown."""
+        return f"{self.api.endpoint}/datasets/{self.repo_id}/commit/{commit}"
 
     def read(self, path: str, revision: str) -> bytes:
         """The content of a small file."""
@@ -241,6 +381,10 @@ class Repository:
 
     def check_access(self, state: State, private: bool = False) -> None:
         """Refuses a token that may not write to the repository, as far as this can be known before it exists."""
+        if self.create_pr:
+            if state.head is None:
+                raise PublishError(f"{self.repo_id} is not there: a pull request needs a repository; publish without")
+            return  # everybody may open one, and no request tells
         try:
             if state.head is None:
                 _check_owner(patiently("asking whose token it is", self.api.whoami), self.repo_id)
@@ -253,7 +397,9 @@ class Repository:
                     "make a new token or, for a trusted publisher, which cannot make repositories, make the "
                     "repository by hand"
                 ) from error
-            raise _no_permission(self.repo_id, error) from error
+            if _status(error) != 404 or state.head is None:
+                raise _no_permission(self.repo_id, error) from error
+            say("the Hub does not say whether the token may write: the upload will tell")
         if private and state.head and not self._is_private():
             raise PublishError(
                 f"{self.repo_id} is public; leave --private out, or make it private in its settings first"
@@ -267,7 +413,7 @@ class Repository:
         try:
             patiently("asking whether the Hub accepts the card", DatasetCard(text).validate)
         except ValueError as error:
-            raise PublishError(f"the Hub does not accept the card: {error}") from error
+            raise PublishError(f"the Hub does not accept the card: {_card_errors(str(error))}") from error
 
     # ------------------------------------------------------------------------------------------------------ write
 
@@ -276,7 +422,7 @@ class Repository:
 
         Raises PublishError if the token may not make them.
         """
-        if state.has_branch:
+        if state.has_branch or self.create_pr:
             return state.head
         try:
             patiently("making the repository", lambda: self._create(private))
@@ -301,7 +447,6 @@ class Repository:
 
         Returns {path: what to commit}.
         """
-        disable_progress_bars()  # ours says the same on one line
         sent: dict[str, CommitOperationAdd] = {}
         sizes = {path: os.path.getsize(os.path.join(folder, path)) for path in paths}
         with Progress(sum(sizes.values()), "uploading") as bar:
@@ -313,27 +458,51 @@ class Repository:
         return sent
 
     def _send(self, additions, doing):
-        patiently(
-            doing,
-            lambda: self.api.preupload_lfs_files(self.repo_id, additions, revision=self.branch, **DATASET),
-        )
+        patiently(doing, lambda: self._preupload(additions))
+        ignored = [addition.path_in_repo for addition in additions if addition._should_ignore]
+        if ignored:
+            raise PublishError(
+                f"{self.repo_id}: the .gitignore there leaves out {_few(ignored)}; take those lines out of it, or "
+                f"remove it, and {AGAIN}"
+            )
+        small = [a.path_in_repo for a in additions if a.path_in_repo.endswith(".parquet") and a._upload_mode != "lfs"]
+        if small:
+            raise PublishError(
+                f"{self.repo_id}: its .gitattributes do not put {_few(small)} into the storage of large files; add the "
+                f"line '*.parquet filter=lfs diff=lfs merge=lfs -text' there, and {AGAIN}"
+            )
+
+    def _preupload(self, additions):
+        where = {"revision": self.branch, "create_pr": self.create_pr, **DATASET}
+        self.api.preupload_lfs_files(self.repo_id, additions, **where)
 
     def recall(self, state: State, files: dict[str, str]) -> None:
         """Tells the Xet client what the Hub has of the files that `files` ({path: local file}) will replace.
 
-        The client asks the Hub about the first chunk of a file only, and learns of all that was uploaded with it. If
+        The client asks the Hub about the first chunk of a file, and then knows of the storage block that holds it. If
         the first image differs, it learns nothing, and sends the whole file again: 42 MB of an update of 10 labels. So
         the first bytes of the published files are sent first. The Hub has them already, and they are never committed.
+
+        The public documentation (hub-docs, xet/deduplication.md) promises that the first chunk of every file can be
+        asked for, and that the answer describes blocks that hold it. That it describes the rest of the file is what
+        was seen, and not promised. So this only saves bytes: where it fails, the publication goes on without.
         """
+        try:
+            firsts = self._first_chunks(state, files) if is_xet_available() else []
+            if firsts:
+                self._preupload(firsts)
+        except Exception as error:  # whatever a connection, the Hub or hf_xet makes of it
+            say(f"not asked what the Hub already has, so more may be sent: {_reason(error)}")
+
+    def _first_chunks(self, state, files):
         firsts = []
-        for path in () if constants.HF_HUB_DISABLE_XET else sorted(set(files) & set(state.files)):
+        for path in sorted(set(files) & set(state.files)):
             with open(files[path], "rb") as file:
                 new = file.read(FIRST_CHUNK)
             old = self._first_chunk(path, state.head)
             if old != new:
                 firsts.append(CommitOperationAdd(f"{path}.first-chunk.parquet", old))
-        if firsts:
-            self._send(firsts, "asking the Hub what it already has")
+        return firsts
 
     def _first_chunk(self, path, revision):
         def open_and_read():
@@ -342,22 +511,107 @@ class Repository:
 
         return patiently(f"reading the first bytes of {path}", open_and_read)
 
+    def prepare(self, texts: dict[str, bytes]) -> list[CommitOperationAdd]:
+        """Small files as they are to be committed. Raises PublishError for one that the commit would leave out."""
+        additions = [CommitOperationAdd(path, text) for path, text in texts.items()]
+        if additions:
+            self._send(additions, "asking how to send the card")
+        return additions
+
+    def restore(self, paths: list[str], files: dict[str, RemoteFile], revision: str) -> list:
+        """What to commit so that `paths` are as at another revision, whose `files` these are. Sends no large file."""
+        small = {path: self.read(path, revision) for path in paths if files[path].sha256 is None}
+        large = [CommitOperationCopy(path, path, revision) for path in paths if path not in small]
+        return [*self.prepare(small), *large]
+
     def commit(
-        self, additions: list[CommitOperationAdd], deletions: list[str], message: str, parent: str
+        self, additions: list, deletions: list[str], message: str, parent: str, *, description: str = ""
     ) -> str | None:
-        """One commit of all changes on `parent`; its id, or None if the branch has moved on since."""
+        """One commit of all changes on `parent`; its id, or None if the branch has moved on since.
+
+        Where the Hub takes too long for one commit, several are made in a pull request, which is merged when it is
+        whole: `main` still moves in one step. No other branch can be moved so.
+        """
         operations = [*additions, *(CommitOperationDelete(path) for path in deletions)]
-        where = {"parent_commit": parent, "revision": self.branch, **DATASET}
+        about = {"commit_message": message, "commit_description": description}
+        say(f"committing {len(operations):,} changes")
         try:
-            done = patiently(
-                "committing",
-                lambda: self.api.create_commit(self.repo_id, operations, commit_message=message, **where),
-            )
-            return done.oid
+            return self._create_commit("committing", operations, parent, revision=self.branch, **about).oid
         except HfHubHTTPError as error:
-            if _status(error) == 412:
+            if _status(error) == 412 and self._head() != parent:
                 return None
-            raise
+            raise PublishError(f"{self.repo_id}: the commit was refused: {explain(error)}") from error
+        except PublishError as error:
+            slow = _status(error.__cause__) == 504 or isinstance(error.__cause__, TimeoutError)
+            if not slow or self.branch != "main" or len(operations) <= COMMIT_OPERATIONS:
+                raise
+            if self._head() != parent:
+                return None  # it was made after all, or another one
+            return self._commit_in_pieces(operations, parent, about)
+
+    def _head(self):
+        refs = patiently("reading branches", lambda: self.api.list_repo_refs(self.repo_id, **DATASET))
+        return next((ref.target_commit for ref in refs.branches if ref.name == self.branch), None)
+
+    def _create_commit(self, doing, operations, parent, **settings) -> CommitInfo:
+        commit = self.api.create_commit
+        return patiently(doing, lambda: commit(self.repo_id, operations, parent_commit=parent, **settings, **DATASET))
+
+    def _commit_in_pieces(self, operations, parent, about):
+        pieces = [operations[i : i + COMMIT_OPERATIONS] for i in range(0, len(operations), COMMIT_OPERATIONS)]
+        say(f"the Hub takes too long for one commit: making {len(pieces)} in a pull request, to be merged when whole")
+        request = self._create_commit("opening a pull request", pieces[0], parent, create_pr=True, **about)
+        head = request.oid
+        for number, piece in enumerate(pieces[1:], start=2):
+            doing = f"committing, {number} of {len(pieces)}"
+            head = self._create_commit(doing, piece, head, revision=request.pr_revision, **about).oid
+        if self._head() != parent:
+            say(f"{request.pr_url} is out of date; close it")
+            return None
+        try:
+            patiently("merging", lambda: self.api.merge_pull_request(self.repo_id, request.pr_num, **DATASET))
+        except HfHubHTTPError as error:
+            if self._head() == parent:  # else the answer to an earlier try was lost
+                raise PublishError(f"{request.pr_url} cannot be merged: {explain(error)}") from error
+        return self._head()
+
+    def open_pull_request(
+        self,
+        additions: list,
+        deletions: list[str],
+        message: str,
+        parent: str,
+        *,
+        description: str,
+        is_same: Callable[[dict[str, RemoteFile]], bool],
+    ) -> tuple[str, str]:
+        """(commit, address) of a pull request of all changes; of an open one, if its files are the same already."""
+        operations = [*additions, *(CommitOperationDelete(path) for path in deletions)]
+        about = {"commit_message": message, "commit_description": description, "create_pr": True, **DATASET}
+
+        def find_or_open():  # all of it is one try: if the answer to the first was lost, the next finds it
+            found = self._find_pull_request(message, is_same)
+            if found:
+                return found
+            made = self.api.create_commit(self.repo_id, operations, parent_commit=parent, **about)
+            return made.oid, made.pr_url
+
+        try:
+            return patiently("opening the pull request", find_or_open)
+        except HfHubHTTPError as error:
+            raise PublishError(f"{self.repo_id}: the pull request was refused: {explain(error)}") from error
+
+    def _find_pull_request(self, title, is_same):
+        refs = self.api.list_repo_refs(self.repo_id, include_pull_requests=True, **DATASET).pull_requests or []
+        commits = {ref.ref: ref.target_commit for ref in refs}
+        listed = self.api.get_repo_discussions(
+            self.repo_id, discussion_type="pull_request", discussion_status="open", **DATASET
+        )
+        for request in listed:
+            commit = commits.get(f"refs/pr/{request.num}")
+            if request.title == title and commit and is_same(self.files(commit)):
+                return commit, request.url
+        return None
 
     def tag(self, name: str, sha: str, message: str) -> None:
         """Tags a commit. Raises PublishError if the tag exists at another commit, or the commit is gone."""
@@ -379,6 +633,21 @@ class Repository:
                 raise PublishError(
                     f"{tagged_elsewhere(self.repo_id, name, tags[name])}, not at {sha}; choose a higher version"
                 ) from error
+
+
+def _few(paths):
+    """Some paths as a sentence lists them."""
+    more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
+    return ", ".join(paths[:3]) + more
+
+
+def _card_errors(text):
+    """What is wrong with a card, out of the JSON that the Hub answers."""
+    found = re.search(r"\{.*\}", text, re.DOTALL)
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        errors = json.loads(found[0])["errors"]
+        return "; ".join(str(error["message"]) for error in errors)[:1000]
+    return text[:1000]
 
 
 def tagged_elsewhere(repo_id: str, name: str, commit: str) -> str:

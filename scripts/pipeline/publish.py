@@ -8,23 +8,28 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import EntryNotFoundError
 
-from hyper_kvasir import features_of
+from hyper_kvasir import features_of, listed
 from scripts.pipeline.console import Progress, say, table
-from scripts.pipeline.hub import PublishError, RemoteFile, Repository, State, patiently, tagged_elsewhere
-from scripts.pipeline.manifest import FILE, matching, parse_manifest, part_of_path
-from scripts.pipeline.parquet import ROWS, features_metadata
+from scripts.pipeline.hub import AGAIN, PublishError, RemoteFile, Repository, State, patiently, tagged_elsewhere
+from scripts.pipeline.manifest import FILE, is_own_file, matching, parse_manifest, part_of_path
+from scripts.pipeline.parquet import ROWS, entry_of, features_metadata
 from scripts.pipeline.readers import does_not_load, loaded_rows, stream_problems
+from scripts.pipeline.verify import differing_files
 
+ABANDONED = ("Put HyperKvasir", "Remove HyperKvasir")  # how titles of commits begin that follow an abandoned version
+VERSION_TAG = re.compile(r"v(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}")
 ROUNDS = 3  # of drafting, if somebody else commits meanwhile
 LOAD_BYTES = 128 << 20  # of a part: larger ones are read back by streaming and by their footers only
 MOST_FILES, MOST_IN_FOLDER = 100_000, 10_000  # https://huggingface.co/docs/hub/storage-limits
@@ -147,28 +152,44 @@ class Changes(NamedTuple):
 # ----------------------------------------------------------------------------------------------------------- publish
 
 
-def publish(repository: Repository, maker: Maker, *, private: bool = False, dry_run: bool = False) -> str:
-    """Publishes what `maker` makes of the published state, and returns a line on how it ended.
+def publish(
+    repository: Repository,
+    maker: Maker,
+    *,
+    notes: str = "",
+    private: bool = False,
+    dry_run: bool = False,
+    overwrite: bool = False,
+) -> str:
+    """Publishes what `maker` makes of the published state, and returns lines on how it ended.
 
+    `notes` describe the version in its commit. `overwrite`: texts that were edited on the Hub may be replaced.
     Everything that can be refused from the draft alone is refused before anything is built, made on the Hub or sent.
     Raises PublishError if the publication is refused or fails.
     """
     sent: dict[str, CommitOperationAdd] = {}  # kept for another round
     for _ in range(ROUNDS):
+        say(f"reading what is published in {repository.repo_id}")
         published = read_published(repository)
         check_repository(published)
         _check_access(repository, published, private, dry_run)
+        tell_tags(repository, published)
         draft = maker.draft(published)
         changes = find_changes(draft, published)
-        print(changes_table(draft, changes), flush=True)
         if not is_new(repository, draft, published, changes):
+            nothing = Changes([], sorted({*changes.add, *changes.keep}), [])
+            print(changes_table(draft, nothing), flush=True)
             return _nothing_new(repository, draft, published, changes, dry_run=dry_run)
+        print(changes_table(draft, changes), flush=True)
         refuse(repository, draft, published, changes)
+        check_edits(repository, draft, published, overwrite=overwrite)
         if dry_run:
             return f"dry run: nothing was sent to {repository.repo_id}"
         delivery = Delivery(repository, published, private, sent)
         release = maker.build(published, draft, delivery.send)
-        sha = delivery.commit(release)
+        if repository.create_pr:
+            return delivery.open_pull_request(release, notes)
+        sha = delivery.commit(release, notes)
         if sha:
             return _finish(repository, release, sha)
         say("somebody else committed to the branch meanwhile; comparing again")
@@ -196,14 +217,36 @@ class Delivery:
         self.repository.recall(self.published, {path: os.path.join(folder, path) for path in paths})
         self.sent.update(self.repository.upload(paths, folder))
 
-    def commit(self, release: Release) -> str | None:
+    def commit(self, release: Release, notes: str) -> str | None:
         """Sends what was not sent yet, and commits. Returns the commit; None if somebody else was faster."""
+        additions, deletions = self._operations(release)
+        parent, title = self._parent(), title_of(release.version)
+        return parent and self.repository.commit(additions, deletions, title, parent, description=notes)
+
+    def open_pull_request(self, release: Release, notes: str) -> str:
+        """Sends what was not sent yet, opens a pull request, reads it back, and returns lines on how it ended."""
+        additions, deletions = self._operations(release)
+
+        def is_same(there):
+            gone = self.repository.files(self.published.head).keys() - there.keys()
+            return all(release.is_there(path, there) for path in release.paths) and set(deletions) <= gone
+
+        sha, address = self.repository.open_pull_request(
+            additions, deletions, title_of(release.version), self._parent(), description=notes, is_same=is_same
+        )
+        _check_read_back(self.repository, sha, release, "close that pull request, and open another")
+        return (
+            f"{release.version} is a pull request: {address}\n"
+            f"when it is merged: python -m scripts.publish --repo-id {self.repository.repo_id} --finish"
+        )
+
+    def _operations(self, release):
+        """(what to add, paths to delete), everything sent."""
         self.repository.check_card(release.texts["README.md"].decode())
         changes = find_changes(release, self.published)
         self.send([path for path in changes.add if path in release.files and path not in self.sent], release.folder)
-        additions = [self.sent.get(path) or CommitOperationAdd(path, release.texts[path]) for path in changes.add]
-        parent = self._parent()
-        return parent and self.repository.commit(additions, changes.delete, f"HyperKvasir {release.version}", parent)
+        texts = self.repository.prepare({path: release.texts[path] for path in changes.add if path in release.texts})
+        return [*(self.sent[path] for path in changes.add if path in release.files), *texts], changes.delete
 
 
 def _check_access(repository, published, private, dry_run):
@@ -219,13 +262,14 @@ def _nothing_new(repository, draft, published, changes, *, dry_run):
     name = f"v{published.version}"
     if name in published.tags:
         check_tag(repository, name, published)
-        return f"nothing changed since {name}: nothing uploaded, nothing committed"
+        untagged = "" if draft.version == published.version else f"; v{draft.version} is not tagged, as it would be it"
+        return f"nothing changed since {name}: nothing uploaded, nothing committed{untagged}"
     if dry_run:
         return f"nothing changed since {published.version}, which is committed, but not tagged"
     if published.version != draft.version:
         raise PublishError(
             f"{published.version} is committed, but not tagged; run again with --version {published.version} to "
-            "finish it"
+            "finish it, or with --finish"
         )
     if changes.add:
         raise _other_content(published, draft)
@@ -234,15 +278,133 @@ def _nothing_new(repository, draft, published, changes, *, dry_run):
 
 
 def _finish(repository, release, sha):
+    _check_read_back(repository, sha, release, "--finish tries again; --abandon puts the last tagged version back")
+    say(f"tagging {release.tag}")
+    repository.tag(release.tag, sha, title_of(release.version))
+    config = next(iter(release.manifest["configs"]))
+    return (
+        f"published {release.tag} of {repository.repo_id} as commit {sha}\n"
+        f"{repository.address_of(sha)}\n"
+        f'load_dataset("{repository.repo_id}", "{config}", revision="{release.tag}")'
+    )
+
+
+def _check_read_back(repository, sha, release, way_out):
+    say(f"reading back commit {sha}")
     problems = read_back(repository, sha, release)
     if problems:
-        listed = "\n".join(f"- {problem}" for problem in problems)
         raise PublishError(
-            f"{repository.repo_id}: reading back commit {sha} failed, so {release.tag} is not tagged:\n{listed}\n"
-            "Run the same command again to read back and tag; if it fails again, publish a corrected version"
+            f"{repository.repo_id}: reading back commit {sha} failed, so {release.tag} is not tagged:\n"
+            f"{listed(problems)}\n{way_out}"
         )
-    repository.tag(release.tag, sha, f"HyperKvasir {release.version}")
-    return f"published {release.tag} of {repository.repo_id} as commit {sha}"
+
+
+def title_of(version: str) -> str:
+    """The title of a version's commit, and its tag's message."""
+    return f"HyperKvasir {version}"
+
+
+# ------------------------------------------------------------------------------------------------- finish and abandon
+
+
+def finish(repository: Repository) -> str:
+    """Reads back and tags the version that is committed, but not tagged: one cut off, or a merged pull request.
+
+    Returns lines on how it ended. Raises PublishError if there is no such version, or it is not whole.
+    """
+    say(f"reading what is published in {repository.repo_id}")
+    published = read_published(repository)
+    _check_access(repository, published, private=False, dry_run=False)
+    release = _committed(repository, published)
+    if release.tag in published.tags:
+        check_tag(repository, release.tag, published)
+        return f"{release.tag} of {repository.repo_id} is tagged already: nothing to finish"
+    return _finish(repository, release, published.head)
+
+
+def _committed(repository, published):
+    """The release that is committed at the head. Raises PublishError if its texts are not those of its manifest."""
+    if published.version is None:
+        raise PublishError(f"{repository.repo_id}: no version is committed to {repository.branch}; publish one")
+    texts, problems = {FILE: repository.read(FILE, published.head)}, []
+    for path, entry in published.texts.items():
+        texts[path] = repository.read(path, published.head) if path in published.files else b""
+        if hashlib.sha256(texts[path]).hexdigest() != entry["sha256"]:
+            problems.append(f"{path} is gone, or was edited since")
+    if problems:
+        raise PublishError(
+            f"{repository.repo_id}: {published.version} is not as it was committed:\n{listed(problems)}\n"
+            "publish a corrected version, or put the last tagged one back by --abandon"
+        )
+    return Release(version=published.version, folder="", manifest=published.manifest, texts=texts)
+
+
+def abandon(repository: Repository) -> str:
+    """Puts the last tagged version back in one commit, in place of one that was committed and cannot be finished.
+
+    Without any tagged version, the files of the committed one are removed. Files that are not of this project stay.
+    Sends no large file. Returns a line on how it ended. Raises PublishError if there is nothing to abandon.
+    """
+    say(f"reading what is published in {repository.repo_id}")
+    state = repository.state()
+    if state.head is None:
+        raise PublishError(f"{repository.repo_id} does not exist, or this token cannot see it")
+    repository.check_access(state)
+    mine = {path for path in state.files if is_own_file(path)}
+    tagged = sorted((parse_version(name[1:]), name) for name in state.tags if VERSION_TAG.fullmatch(name))
+    name = tagged[-1][1] if tagged else None
+    there = {path: f for path, f in repository.files(state.tags[name]).items() if is_own_file(path)} if name else {}
+    if name is None:
+        named = _named_in_manifest(repository, state)
+        mine &= {*named, FILE} if named is not None else set()
+    changed = [path for path, file in there.items() if state.files.get(path) != file]
+    gone = sorted(mine - set(there))
+    if state.files.get(FILE) == there.get(FILE) or not (changed or gone):
+        raise PublishError(f"{repository.repo_id}: {repository.branch} is as {name or 'before'}: nothing to abandon")
+    title = f"{ABANDONED[0]} {name} back" if name else f"{ABANDONED[1]}, which was not finished"
+    operations = repository.restore(changed, there, state.tags[name]) if name else []
+    sha = repository.commit(operations, gone, title, state.head)
+    if sha is None:
+        raise PublishError(f"{repository.repo_id}: somebody else committed meanwhile; {AGAIN}")
+    after = {path: file for path, file in repository.files(sha).items() if path in there or path in mine}
+    if after != there:
+        raise PublishError(f"{repository.repo_id}: commit {sha} is not as {name or 'before'}; {AGAIN}")
+    what = f"as in {name}" if name else "without the version that was not finished"
+    return f"{repository.repo_id}: {repository.branch} is {what}, by commit {sha}"
+
+
+def _named_in_manifest(repository, state):
+    """Paths that the manifest at the head names; None where there is none to be read."""
+    if FILE not in state.files:
+        return None
+    try:
+        manifest = parse_manifest(repository.read(FILE, state.head).decode("utf-8", "replace"), FILE)
+    except ValueError as error:
+        raise PublishError(f"{repository.repo_id}/{error}; there is no tagged version to put back") from error
+    return [*manifest["files"], *manifest.get("card", {}).get("files", {})]
+
+
+def tell_tags(repository: Repository, published: Published) -> None:
+    """Says which versions that were published are not tagged any more, or elsewhere than at their commit."""
+    if published.manifest is None:
+        return
+    commits: dict[str, list[str]] = {}
+    was_abandoned = False
+    for commit, title in repository.titles(published.head):
+        found = re.match(r"HyperKvasir (\d+\.\d+\.\d+)\b", title)
+        if found and not was_abandoned:
+            commits.setdefault(found[1], []).append(commit)
+        was_abandoned = title.startswith(ABANDONED) if not found else False
+    for version, made in commits.items():
+        name, where = f"v{version}", published.tags.get(f"v{version}")
+        if where is None:
+            say(f"note: {name} is not tagged; its commit is {made[0]}")
+        elif where not in made:
+            say(f"note: the tag {name} is at {where}, and not at the commit of that version, {made[0]}")
+    others = [name for name in published.tags if VERSION_TAG.fullmatch(name) and name[1:] not in commits]
+    newer = [name for name in others if parse_version(name[1:]) > parse_version(published.version or "0.0.0")]
+    if newer:
+        say(f"note: {', '.join(newer)} is tagged, but not part of {repository.branch}")
 
 
 # ----------------------------------------------------------------------------------------------------------- compare
@@ -255,9 +417,10 @@ def read_published(repository: Repository) -> Published:
         return Published(**vars(state))
     text = repository.read(FILE, state.head)
     try:
-        return Published(**vars(state), manifest=parse_manifest(text.decode(), f"{repository.repo_id}/{FILE}"))
+        manifest = parse_manifest(text.decode("utf-8", "replace"), f"{repository.repo_id}/{FILE}")
+        return Published(**vars(state), manifest=manifest)
     except ValueError as error:
-        raise PublishError(str(error)) from error
+        raise PublishError(f"{error}; put a right one there, or the last tagged version by --abandon") from error
 
 
 def find_changes(draft: Draft, published: Published) -> Changes:
@@ -267,7 +430,7 @@ def find_changes(draft: Draft, published: Published) -> Changes:
     """
     ours = set(draft.paths)
     keep = {path for path in ours if draft.is_there(path, published.files)}
-    delete = draft.replaces(published) & set(published.files) - ours
+    delete = {path for path in draft.replaces(published) & set(published.files) - ours if is_own_file(path)}
     return Changes(sorted(ours - keep), sorted(keep), sorted(delete))
 
 
@@ -293,6 +456,32 @@ def _is_edited(repository, published, path):
     if path not in published.files or published.files[path].size != entry["bytes"]:
         return True
     return hashlib.sha256(repository.read(path, published.head)).hexdigest() != entry["sha256"]
+
+
+def check_edits(repository: Repository, draft: Draft, published: Published, *, overwrite: bool) -> None:
+    """Names the texts that were edited on the Hub since they were published; refuses if they may not be replaced."""
+    edited = edited_texts(repository, published)
+    if isinstance(draft, Release):  # else they are not made yet
+        edited = [path for path in edited if not draft.is_there(path, published.files)]
+    if edited and not overwrite:
+        raise PublishError(
+            f"{published.repo_id}: edited there since {published.version}: {', '.join(edited)}; take the edits over "
+            "into dataset_card/, then give --overwrite"
+        )
+    for path in edited:
+        say(f"{path} was edited on the Hub since {published.version}: it will be replaced")
+
+
+def edited_texts(repository: Repository, published: Published) -> list[str]:
+    """The texts that are on the Hub with other content than was published."""
+    there = [path for path in published.texts if path in published.files]
+    tagged = published.tags.get(f"v{published.version}")
+    if tagged == published.head:
+        return []
+    if tagged is not None:  # one request instead of one for each
+        before = repository.files(tagged)
+        return [path for path in there if published.files[path] != before.get(path)]
+    return [path for path in there if _is_edited(repository, published, path)]
 
 
 def changes_table(draft: Draft, changes: Changes) -> str:
@@ -384,6 +573,18 @@ def check_changelog(version: str, changelog: str, where: str) -> None:
         raise PublishError(f"{where} has no entry '## {version}'; write what changed, then try again")
 
 
+def changelog_entry(version: str, changelog: str, where: str) -> str:
+    """What a changelog says of a version. Refuses one that it has no entry "## X.Y.Z" for; `where` names the file."""
+    check_changelog(version, changelog, where)
+    entry, inside = [], False
+    for line in changelog.splitlines():
+        if line.startswith("## ") and line[3:].strip():
+            inside = line.split()[1].strip("[]v") == version
+        elif inside:
+            entry.append(line)
+    return "\n".join(entry).strip()
+
+
 def check_tag(repository: Repository, name: str, published: Published) -> None:
     """Refuses a tag of the published version that is at a commit of something else."""
     commit = published.tags[name]
@@ -403,10 +604,9 @@ def check_tag(repository: Repository, name: str, published: Published) -> None:
 
 def parse_version(text: str) -> tuple[int, int, int]:
     """(major, minor, patch). Raises PublishError for anything but X.Y.Z."""
-    numbers = text.split(".")
-    if len(numbers) != 3 or not all(n.isdigit() and str(int(n)) == n for n in numbers):
-        raise PublishError(f"{text!r} is not a version; expected X.Y.Z, e.g. 1.0.0")
-    return tuple(map(int, numbers))
+    if not re.fullmatch(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}", text):
+        raise PublishError(f"{text[:100]!r} is not a version; expected X.Y.Z, e.g. 1.0.0")
+    return tuple(map(int, text.split(".")))
 
 
 def check_untagged(version: str, published: Published) -> None:
@@ -434,7 +634,8 @@ def check_version(repository: Repository, draft: Draft, published: Published) ->
 def _other_content(published, draft):
     return PublishError(
         f"{draft.version} is committed in {published.repo_id} with other content (by another publication, by hand, or "
-        "by an earlier try that failed its read-back); choose a higher version"
+        "by an earlier try that failed its read-back); choose a higher version, or put the last tagged one back by "
+        "--abandon"
     )
 
 
@@ -477,7 +678,9 @@ def _whole_revision(published):
     """Where all files of the published manifest can be read: the head, or the tag if the head has lost some."""
     name, lost = f"v{published.version}", published.lost
     if lost and name not in published.tags:
-        raise PublishError(f"{_lost(published, lost)}, and {name} is not tagged: revert that commit first")
+        raise PublishError(
+            f"{_lost(published, lost)}, and {name} is not tagged: put the last tagged version back by --abandon"
+        )
     return published.tags[name] if lost else published.head
 
 
@@ -490,7 +693,10 @@ def _published_rows(repository, revision, paths):
     rows: dict[str, str] = {}
     for path in paths:
         digests = functools.partial(row_digests, path)
-        rows |= repository.read_parquet(path, revision, digests, "reading the rows of")
+        try:
+            rows |= repository.read_parquet(path, revision, digests, "reading the rows of")
+        except (ValueError, LookupError, pa.ArrowException) as error:
+            raise PublishError(f"{repository.repo_id}: {path} is no file of this project ({error})") from error
     return rows
 
 
@@ -509,6 +715,7 @@ def read_row_digests(folder: str, path: str) -> dict[str, str]:
 
 def row_digests(path: str, parquet: pq.ParquetFile) -> dict[str, str]:
     """{"<part> <image id>": digest of its inputs} of the Parquet file `path`; reads the footer and one column."""
+    entry_of(parquet.metadata)  # that it is ours
     digests = parquet.metadata.metadata[ROWS].decode()
     ids = parquet.read(columns=["image_id"], use_threads=False)["image_id"].to_pylist()
     return {f"{part_of_path(path)} {image_id}": digests[8 * i : 8 * i + 8] for i, image_id in enumerate(ids)}
@@ -557,12 +764,10 @@ def read_back(repository: Repository, sha: str, release: Release) -> list[str]:
 
 def _compare_files(release, there):
     """The release's files against those of a commit."""
-    problems = [f"{path} is not there" for path in release.paths if path not in there]
-    problems += [
-        f"{path} has other content" for path in release.paths if path in there and not release.is_there(path, there)
-    ]
-    stray = [path for path in there if path.startswith("data/") and path not in release.files]
-    return problems + [f"{path} is there, but not in {FILE}" for path in stray]
+    problems = [f"{path} is not there" for path in release.texts if path not in there]
+    texts = (path for path in release.texts if path in there)
+    problems += [f"{path} has other content" for path in texts if not release.is_there(path, there)]
+    return problems + differing_files(release.manifest, there)
 
 
 def _read_footers(repository, sha, release, bar):

@@ -26,6 +26,7 @@ def stream_problems(path: str, config: str, splits: list[str], revision: str | N
 
 def loaded_rows(path: str, config: str, revision: str | None = None) -> dict[str, int]:
     """{split: rows} of a config that is loaded whole, past all caches. Raises whatever `load_dataset` raises."""
+    datasets.disable_progress_bars()  # ours says the same on one line
     with tempfile.TemporaryDirectory() as cache:
         loaded = datasets.load_dataset(path, config, revision=revision, cache_dir=cache)
         return {split: rows.num_rows for split, rows in loaded.items()}

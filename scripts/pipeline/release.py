@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hyper_kvasir import VIEWS, Expected, Problems, Shard, known_columns, read_examples
+from hyper_kvasir import VIEWS, Expected, Problems, Shard, known_columns, listed, read_examples
 from scripts.pipeline import stats
 from scripts.pipeline.build import build_shards, built_shards, check_sources
 from scripts.pipeline.card import folder_examples, make_card
@@ -69,7 +69,7 @@ def folder_release(folder: str, edition: Edition, expected: Expected, workers: i
 
 def _refuse(what, problems):
     if problems:
-        raise PublishError(f"{what}:\n" + "\n".join(f"- {problem}" for problem in problems))
+        raise PublishError(f"{what}:\n{listed(problems)}")
 
 
 def _with_card(manifest, edition, summaries, example):
@@ -227,10 +227,12 @@ def _to_build(draft: Draft) -> list[str]:
 
 
 def _published_stats(repository, published):
-    """The summaries of the published files; none if none were published."""
-    if stats.FILE not in published.files:
+    """The summaries of the published files; none if none were published, or others put in their place."""
+    entry = published.texts.get(stats.FILE)
+    if stats.FILE not in published.files or entry is None:
         return {}
-    return json.loads(repository.read(stats.FILE, published.head))
+    text = repository.read(stats.FILE, published.head)
+    return json.loads(text) if hashlib.sha256(text).hexdigest() == entry["sha256"] else {}
 
 
 def _example_finder(plan, summaries, opened):
