@@ -260,7 +260,7 @@ def claim(parser, work):
     """Makes the folder to work in; refuses one that is not empty and not of an earlier run, since it is emptied."""
     marker = os.path.join(work, ".hyper-kvasir-bench")
     try:
-        check_output(work, [])
+        check_output(work)
     except BuildError as error:
         parser.error(f"--work: {error}")
     if os.path.isdir(work) and os.listdir(work) and not os.path.exists(marker):

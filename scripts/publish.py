@@ -38,7 +38,7 @@ from hyper_kvasir import VIEWS, Expected
 from scripts.pipeline.console import add_expect, add_workers, check_sources_exist, command_parser, run, say
 from scripts.pipeline.hub import PublishError, Repository, check_branch, check_token, explain, prepare_clients
 from scripts.pipeline.manifest import FILE, built_manifest, read_manifest
-from scripts.pipeline.output import STAGING, only_builder_of
+from scripts.pipeline.output import STAGING, check_beside, only_builder_of
 from scripts.pipeline.publish import abandon, changelog_entry, finish, parse_version, publish
 from scripts.pipeline.release import BuildOptions, Edition, FolderMaker, SourceMaker
 
@@ -118,11 +118,12 @@ def build_options(args) -> BuildOptions:
 @contextlib.contextmanager
 def work_folder(folder: str, sources: list[str]):
     """Keeps a work folder to this publication. Raises PublishError for a built one, BuildError for one in use."""
-    with only_builder_of(folder, sources):
+    with only_builder_of(folder):
         if read_manifest(folder) is not None:
             raise PublishError(
                 f"{folder}: is a built folder (it has a {FILE}); with --source, give a new or empty one to work in"
             )
+        check_beside(folder, sources)
         yield
 
 

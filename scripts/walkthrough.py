@@ -15,7 +15,7 @@ import sys
 from hyper_kvasir import VIEWS, SourceError, locate
 from scripts.loopback_hub import LoopbackHub
 from scripts.pipeline.console import command_parser
-from scripts.pipeline.output import BuildError, check_output
+from scripts.pipeline.output import BuildError, check_beside, check_output
 
 REPO = "ns/hyper-kvasir"
 
@@ -100,7 +100,8 @@ def main(arguments=None) -> int:
 def make_empty(parser, folder, source):
     """Empties a folder that an earlier demo wrote; refuses any other that is not empty."""
     try:
-        check_output(folder, [source] if source else [])
+        check_output(folder)
+        check_beside(folder, [source] if source else [])
     except BuildError as error:
         parser.error(f"--to: {error}")
     marker = os.path.join(folder, ".hyper-kvasir-demo")

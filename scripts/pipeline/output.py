@@ -65,14 +65,18 @@ def check_name(path: str) -> None:
         raise BuildError(f"{path!a}: has characters that are not UTF-8, or not printable; choose another name")
 
 
-def check_output(out: str, sources: Sequence[str]) -> None:
-    """Refuses a folder that cannot be meant to be written to, and one that lies around or inside a source."""
+def check_output(out: str) -> None:
+    """Refuses a folder that cannot be meant to be written to. Raises BuildError."""
     check_name(out)
     if glob.has_magic(out) or "::" in out:
         raise BuildError(f"{out}: datasets takes []*? and :: in a path for a pattern; choose another name")
     if os.path.lexists(out) and not os.path.isdir(out):
         what = "is a file" if os.path.exists(out) else "is a link to nothing"
         raise BuildError(f"{out}: {what}; give a folder for the output")
+
+
+def check_beside(out: str, sources: Sequence[str]) -> None:
+    """Refuses a folder that lies around or inside a source, which would then be something else. Raises BuildError."""
     place = os.path.realpath(out)
     for source in sources:
         around = os.path.realpath(source)
@@ -85,7 +89,8 @@ def check_output(out: str, sources: Sequence[str]) -> None:
 @contextlib.contextmanager
 def only_builder_of(out: str, sources: Sequence[str] = ()):
     """Refuses an output that is not ours to write, and a second build into the same one."""
-    check_output(out, sources)
+    check_output(out)
+    check_beside(out, sources)
     try:
         manifest = read_manifest(out)
     except ValueError as error:
