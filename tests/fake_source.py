@@ -15,6 +15,7 @@ import argparse
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
 import random
@@ -205,6 +206,13 @@ def expected_numbers(rows):
         "fold_5": [sum(row.folds[1] == fold for row in labeled) for fold in range(5)],
         "sources": {},
     }
+
+
+def labeled_digest(rows):
+    """The digest of the labeled rows, as `row_digest` of scripts/pipeline/verify.py defines it."""
+    numbers = {finding.name: number for number, finding in enumerate(TAXONOMY)}
+    lines = [f"{row.id} {numbers[row.finding]} {row.folds[0]} {row.folds[1]}\n" for row in rows if row.finding]
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 def content_digest(members):
@@ -425,7 +433,178 @@ def clutter(source):
         members[f"{folder}/Thumbs.db"] = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
 
+def scan_start(jpeg):
+    """Where the entropy-coded data of a JPEG begin."""
+    header = jpeg.index(b"\xff\xda") + 2
+    return header + int.from_bytes(jpeg[header : header + 2], "big")
+
+
+def without_segments(jpeg, marker):
+    """A JPEG without its segments of a marker."""
+    place = jpeg.find(marker, 0, jpeg.index(b"\xff\xda"))
+    if place < 0:
+        return jpeg
+    end = place + 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+    return without_segments(jpeg[:place] + jpeg[end:], marker)
+
+
+def with_frame(jpeg, change):
+    """A JPEG whose frame header (marker, length, precision, height, width, ...) is what `change` makes of it."""
+    place = jpeg.index(b"\xff\xc0")
+    return jpeg[:place] + change(jpeg[place : place + 9]) + jpeg[place + 9 :]
+
+
+def with_orientation(jpeg, number):
+    """A JPEG with an EXIF orientation."""
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = number
+    Image.open(io.BytesIO(jpeg)).save(buffer, "JPEG", quality=90, exif=exif)
+    return buffer.getvalue()
+
+
+def spoil_scan(jpeg, data):
+    """A JPEG with `data` in place of as much of its scan, from the middle on."""
+    middle = (scan_start(jpeg) + len(jpeg)) // 2
+    return jpeg[:middle] + data[: len(jpeg) - 2 - middle] + jpeg[middle + len(data) : -2] + b"\xff\xd9"
+
+
+# What makes an image one that cannot be decoded, though it begins and ends like a JPEG: name: (what, how).
+UNDECODABLE = {
+    "jpeg_random_scan": (
+        "random bytes in the scan",
+        lambda jpeg: spoil_scan(jpeg, random.Random(1).randbytes(500)),
+    ),
+    "jpeg_zeroed_scan": ("zeros in the scan", lambda jpeg: spoil_scan(jpeg, bytes(500))),
+    "jpeg_cut_with_end_marker": (
+        "the end of the scan is missing, and an end marker is there",
+        lambda jpeg: jpeg[: (scan_start(jpeg) + len(jpeg)) // 2] + b"\xff\xd9",
+    ),
+    "jpeg_empty_scan": ("nothing in the scan", lambda jpeg: jpeg[: scan_start(jpeg)] + b"\xff\xd9"),
+    "jpeg_without_scan": ("no scan", lambda jpeg: jpeg[: jpeg.index(b"\xff\xda")] + b"\xff\xd9"),
+    "jpeg_fourfold_height": (
+        "a header that claims four times the height",
+        lambda jpeg: with_frame(jpeg, lambda f: f[:5] + (4 * int.from_bytes(f[5:7], "big")).to_bytes(2, "big") + f[7:]),
+    ),
+    "jpeg_half_height": (
+        "a header that claims half the height",
+        lambda jpeg: with_frame(
+            jpeg, lambda f: f[:5] + (int.from_bytes(f[5:7], "big") // 2).to_bytes(2, "big") + f[7:]
+        ),
+    ),
+    "jpeg_arithmetic": (
+        "a header that claims arithmetic coding",
+        lambda jpeg: with_frame(jpeg, lambda f: b"\xff\xc9" + f[2:]),
+    ),
+    "jpeg_lossless": (
+        "a header that claims lossless coding",
+        lambda jpeg: with_frame(jpeg, lambda f: b"\xff\xc3" + f[2:]),
+    ),
+    "jpeg_no_huffman_tables": ("no Huffman tables", lambda jpeg: without_segments(jpeg, b"\xff\xc4")),
+    "jpeg_no_quantization_tables": ("no quantization tables", lambda jpeg: without_segments(jpeg, b"\xff\xdb")),
+}
+
+
+def undecodable(how):
+    return lambda source: source.set_image(how(source.image()))
+
+
+def swap_boxes(source):
+    """Swaps the boxes of two images that have room for each other's."""
+
+    def has_room(entry, other):
+        return all(b["xmax"] <= entry["width"] and b["ymax"] <= entry["height"] for b in other["bbox"])
+
+    def swap(table, _):
+        pairs = itertools.combinations([table[image_id] for image_id in sorted(table)], 2)
+        one, other = next((a, b) for a, b in pairs if has_room(a, b) and has_room(b, a))
+        one["bbox"], other["bbox"] = other["bbox"], one["bbox"]
+
+    source.edit_boxes(swap)
+
+
+def move_box(source):
+    """Moves a box by a pixel, inside its image."""
+
+    def move(table, image_id):
+        box = table[image_id]["bbox"][0]
+        step = -1 if box["xmin"] > 0 else 1
+        box.update(xmin=box["xmin"] + step)
+
+    source.edit_boxes(move)
+
+
+def key_twice(source):
+    def change(text):
+        table = json.loads(text)
+        image_id = min(table)
+        return text.replace("{", "{" + json.dumps(image_id) + ": " + json.dumps(table[image_id]) + ",", 1)
+
+    source.edit_text("segmented", BOX_FILE, change)
+
+
+def rename_members(part, change):
+    """A defect that gives the members of a part other names."""
+
+    def renamed(source):
+        source.members[part] = {change(name): data for name, data in source.part(part).items()}
+
+    return renamed
+
+
+def zip_in_zip(source):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in source.members[source.parts[0]].items():
+            archive.writestr(zip_info(name), content(data))
+    source.members[source.parts[0]] = {f"download/hyper-kvasir-{source.parts[0]}-images.zip": buffer.getvalue()}
+
+
 MEMBER_DEFECTS = {
+    **{
+        name: (f"One image has {what}; its CRC is right.", undecodable(how))
+        for name, (what, how) in UNDECODABLE.items()
+    },
+    "exif_orientation": (
+        "One image has an EXIF orientation, by which datasets would turn it.",
+        lambda s: s.set_image(with_orientation(s.image(), 6)),
+    ),
+    "mask_grey": ("One mask is grey.", lambda s: s.edit_mask(lambda image: image.point(lambda _: 150))),
+    "mask_turned": (
+        "One mask has an EXIF orientation.",
+        lambda s: s.part("segmented").update(
+            {s.mask_name(): with_orientation(content(s.part("segmented")[s.mask_name()]), 3)}
+        ),
+    ),
+    "box_moved": ("One box is moved by a pixel.", move_box),
+    "boxes_swapped": ("Two images have each other's boxes.", swap_boxes),
+    "box_file_key_twice": ("bounding-boxes.json names one image twice.", key_twice),
+    "box_file_latin1": (
+        "bounding-boxes.json has one byte that is not UTF-8.",
+        lambda s: s.part("segmented").update(
+            {BOX_FILE: s.part("segmented")[BOX_FILE].replace(b"polyp", b"pol\xfdp", 1)}
+        ),
+    ),
+    "box_not_a_number": (
+        "One edge of a box is a text.",
+        lambda s: s.edit_boxes(lambda table, id: table[id]["bbox"][0].update(xmin="12")),
+    ),
+    "box_without_label": (
+        "One box has no label.",
+        lambda s: s.edit_boxes(lambda table, id: table[id]["bbox"][0].pop("label")),
+    ),
+    "newline_in_name": (
+        "One image has a newline in its name.",
+        lambda s: s.members[s.parts[0]].update({s.victim_name().replace(".jpg", "\n.jpg"): s.image()}),
+    ),
+    "wrapped_twice": (
+        "All members lie two folders deeper than they should.",
+        lambda s: rename_members(s.parts[0], lambda name: f"a/b/{name}")(s),
+    ),
+    "folder_in_capitals": (
+        "The folder of the part is spelled with capitals.",
+        lambda s: rename_members(s.parts[0], lambda name: name[0].upper() + name[1:])(s),
+    ),
+    "archive_in_archive": ("The archive holds nothing but another archive.", zip_in_zip),
     "archive_missing": (
         "The first part is not there, neither archive nor folder.",
         lambda s: s.members.pop(s.parts[0]),
@@ -566,7 +745,7 @@ ARCHIVE_DEFECTS = {
         lambda s: patch_member(s, file_size=50 * 10**9),
     ),
 }
-ZIP_ONLY_DEFECTS = set(ARCHIVE_DEFECTS)
+ZIP_ONLY_DEFECTS = set(ARCHIVE_DEFECTS) | {"wrapped_twice", "folder_in_capitals", "archive_in_archive"}
 DEFECTS = {name: text for name, (text, _) in (ARCHIVE_DEFECTS | MEMBER_DEFECTS | ROW_DEFECTS).items()}
 
 
@@ -600,7 +779,8 @@ def write_source(
     workers        processes that make photos; the bytes do not depend on it
 
     The numbers returned, and the digest of the segmented content, are those of the source without its defects, and of
-    all parts, written or not. `sources` has the archives written, as they were before defects were done to the files.
+    all parts, written or not. `sources` has the archives written, as they were before defects were done to the files,
+    and bounding-boxes.json as it was before any defect.
     """
     if unknown := set(defects) - set(DEFECTS):
         raise ValueError(f"unknown defects: {', '.join(sorted(unknown))}; there are: {', '.join(DEFECTS)}")
@@ -623,8 +803,10 @@ def write_source(
     rows = update(rows, seed=seed, images=images, **changes)
     source = Source(Path(root), rows, parts=tuple(parts), form=form, spelling=spelling, workers=workers)
     expected = expected_numbers(rows)
+    expected["row_digests"] = {"labeled": labeled_digest(rows)}
     if "segmented" in parts:
         expected["segmented_content"] = content_digest(source.members["segmented"])
+        box_file = source.members["segmented"][BOX_FILE]
     for name in filter(ROW_DEFECTS.get, defects):
         source.set_rows(ROW_DEFECTS[name][1](source))
     for name in filter(MEMBER_DEFECTS.get, defects):
@@ -633,6 +815,9 @@ def write_source(
     if form != "folder":
         names = sorted({archive_name(part, form) for part in parts} & set(os.listdir(source.root)))
         expected["sources"] = {name: fingerprint(source.root / name) for name in names}
+    if "segmented" in parts:
+        sha256 = hashlib.sha256(box_file).hexdigest()
+        expected["sources"]["bounding-boxes.json"] = {"bytes": len(box_file), "sha256": sha256}
     for name in filter(ARCHIVE_DEFECTS.get, defects):
         ARCHIVE_DEFECTS[name][1](source)
     (source.root / "expected.json").write_text(json.dumps(expected, indent=2) + "\n")
@@ -698,8 +883,8 @@ def main(argv=None):
     )  # fmt: skip
     spoiled = f", with {', '.join(options.defect)}" if options.defect else ""
     written = (
-        f"{sum(source['bytes'] for source in expected['sources'].values()):,} bytes"
-        if expected["sources"]
+        f"{sum(s['bytes'] for name, s in expected['sources'].items() if name.endswith('.zip')):,} bytes"
+        if any(name.endswith(".zip") for name in expected["sources"])
         else "folders"
     )
     print(f"{options.out}: {' + '.join(parts)} as {written}{spoiled}, in {time.monotonic() - start:.1f} s")

@@ -16,17 +16,23 @@ import pytest
 from datasets import load_dataset
 
 from hyper_kvasir import CONFIGS, FINDINGS, OFFICIAL, TAXONOMY, VIEWS, Expected
+from scripts.bench import main as bench
 from scripts.build import main
+from scripts.loopback_hub.__main__ import main as loopback_hub
+from scripts.pipeline.output import BuildError, only_builder_of
+from scripts.review import main as review
 from scripts.verify import main as verify
-from tests.conftest import build, tree
+from scripts.walkthrough import main as walkthrough
+from tests.conftest import ROOT, build, tree
+from tests.fake_source import main as fake_source
 from tests.fake_source import write_source
 from tests.processes import Process
 
 
-def start(source, out):
+def start(source, out, **env):
     """A build in a process of its own, with worker processes."""
     command = ["scripts.build", "--source", source, "--out", out, "--expect", source / "expected.json"]
-    return Process(dict(os.environ), [*command, "--workers", 2])
+    return Process({**os.environ, **env}, [*command, "--workers", 2])
 
 
 # --------------------------------------------------------------------------------------------------------- real data
@@ -241,6 +247,149 @@ def test_two_builds_into_one_folder_do_not_mix(source, built, tmp_path):
     for end, text in zip(ends, said):  # the second waits some seconds for the first
         assert end == 0 or "another build is writing to it; wait for it" in text, text
     assert tree(tmp_path / "out") == tree(built)
+
+
+def test_builders_with_other_folders_for_temporary_files_do_not_mix(source, built, tmp_path):
+    """As in containers, and of several users: the lock is beside the output, and gone afterwards."""
+    processes = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        processes.append(start(source, tmp_path / "out/put", TMPDIR=str(tmp_path / name)))
+    ends, _, said = zip(*(process.end() for process in processes))
+    assert 0 in ends, said
+    for end, text in zip(ends, said):
+        assert end == 0 or "another build is writing to it; wait for it" in text, text
+    assert tree(tmp_path / "out/put") == tree(built)
+    assert os.listdir(tmp_path / "out") == ["put"]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_lock(inside, tmp_path, monkeypatch):
+    """It is inside a mounted folder: each machine has its own around that. What is locked is refused, and named."""
+    out, files = tmp_path / "out", []
+    monkeypatch.setattr(os.path, "ismount", lambda path: inside)
+    monkeypatch.setattr("scripts.pipeline.output.LOCK_SECONDS", 0)
+    out.mkdir()
+    with only_builder_of(str(out)):
+        files += [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+        with pytest.raises(BuildError, match="another build is writing to it"), only_builder_of(str(out)):
+            pass
+    assert files == (["out/.out.hyper-kvasir.lock"] if inside else [".out.hyper-kvasir.lock"])
+    with only_builder_of(str(out)):
+        pass
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def test_bytes_that_changed_are_built_again(source, built, tmp_path, capsys):
+    """Of data and pictures. A text may have been edited by hand: that is kept beside it."""
+    out = shutil.copytree(built, tmp_path / "out")
+    data = sorted(out.rglob("*.parquet"))[3]
+    for path in (data, out / "assets/sizes.png", out / "stats.json"):
+        flip_a_byte(path)
+    (out / "README.md").write_text("edited by hand")
+    build(source, out)
+    said = capsys.readouterr().err
+    assert f"built again, as their bytes changed since they were built:\n- {data.relative_to(out)}\n" in said
+    assert "README.md had been edited by hand: that text is now README.md.edited-1" in said
+    assert (out / "README.md.edited-1").read_text() == "edited by hand"
+    (out / "README.md.edited-1").unlink()
+    assert tree(out) == tree(built)
+
+
+def test_what_is_final_is_on_the_disk(source, tmp_path, monkeypatch):
+    """Each file before it gets its name, the names before the manifest, which is what makes a build finished."""
+    synced, fsync, replace = [], os.fsync, os.replace
+
+    def note(descriptor):
+        synced.append(os.stat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def check(old, new):
+        new = str(new)
+        if os.path.basename(new) == "manifest.json" and ".building" not in new:
+            names = [path for path in tmp_path.rglob("*") if path.suffix in (".parquet", ".md", ".png")]
+            assert len(names) > 3 and {path.stat().st_ino for path in names} <= set(synced)
+            assert {path.parent.stat().st_ino for path in names} <= set(synced)
+        if ".building" not in new:
+            assert os.stat(old).st_ino in synced
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "replace", check)
+    build(source, tmp_path / "out", "--config", "unlabeled", "--config", "segmented")
+    assert (tmp_path / "out").stat().st_ino in synced
+
+
+def test_a_file_in_the_way_of_the_data_is_kept(source, built, tmp_path, capsys):
+    out = tmp_path / "out"
+    build(source, out, "--config", "unlabeled")
+    (out / "data/segmented").mkdir()
+    (out / "data/segmented/00.parquet").write_text("mine")
+    arguments = ["--source", str(source), "--out", str(out), "--expect", f"{source}/expected.json"]
+    assert main([*arguments, "--config", "segmented"]) == 1
+    assert "00.parquet: is in the way, and not of this project; move it away" in capsys.readouterr().err
+    assert (out / "data/segmented/00.parquet").read_text() == "mine"
+    (out / "data/segmented/00.parquet").unlink()
+    build(source, out, "--config", "segmented")
+
+
+@pytest.mark.parametrize("command", ["review", "demo", "bench", "loopback_hub", "fake_source"])
+def test_no_other_command_replaces_what_is_not_ours(command, built, source, tmp_path, monkeypatch, capsys):
+    mine = tmp_path / "mine"
+    for name in ("out/x.txt", "tmp/x.txt", "labeled-images/x.jpg", "review.html"):
+        (mine / name).parent.mkdir(parents=True, exist_ok=True)
+        (mine / name).write_text("mine")
+    before = tree(mine)
+    if command == "review":
+        expect = ["--expect", f"{source}/expected.json"]
+        for to, message in (
+            (mine / "review.html", "is there, and is no review page"),
+            (mine, "is a folder; give the name of the HTML file"),
+            ("", "the name of the output is empty"),
+            (built / "README.md", "is there, and is no review page"),
+        ):
+            assert review([str(built), "--to", str(to), *expect]) == 1
+            assert message in capsys.readouterr().err
+        assert review([str(built), "--to", f"{tmp_path}/page.html", *expect]) == 0
+        assert review([str(built), "--to", f"{tmp_path}/page.html", *expect]) == 0  # a page of ours
+    else:
+        mains = {
+            "demo": lambda: walkthrough(["--to", str(mine)]),
+            "bench": lambda: bench(["build", "--work", str(mine)]),
+            "loopback_hub": loopback_hub,
+            "fake_source": lambda: fake_source([str(mine)]),
+        }
+        monkeypatch.setattr(sys, "argv", ["loopback_hub", "--dir", str(mine)])
+        with pytest.raises(SystemExit) as ended:
+            mains[command]()
+        assert ended.value.code and "not empty, and not of" in f"{ended.value.code}{capsys.readouterr().err}"
+    assert tree(mine) == before
+
+
+@pytest.mark.parametrize("reader", ["closed pipe", "closed output", "full disk"])
+def test_whoever_reads_the_output_may_end_first(reader, built):
+    """As `| head -1` does; the output may be closed from the start; /dev/full stands in for a full disk."""
+    command = [sys.executable, "-m", "scripts.verify", str(built), "--workers", "1"]
+    if reader == "closed pipe":
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 141
+    elif reader == "full disk":
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 1 and "error: No space left on device" in done.stderr
+    else:
+        shell = ["bash", "-c", '"$@" 1>&- 2>&-', "bash", *command]
+        done = subprocess.run(shell, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 1  # of the numbers, which are not the official ones
+    assert "Traceback" not in done.stderr
 
 
 def test_an_image_file_in_the_current_folder_changes_nothing(source, built, tmp_path, monkeypatch):

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from hyper_kvasir import VIEWS
+import hyper_kvasir
+from hyper_kvasir import FINDINGS, VIEWS, Expected, SourceError, listed
 from scripts.build import main
+from scripts.verify import main as verify
 from tests.conftest import ROOT, build, config_flags, sha256_of, tree
-from tests.fake_source import DEFECTS, ZIP_ONLY_DEFECTS, write_source
+from tests.fake_source import DEFECTS, UNDECODABLE, ZIP_ONLY_DEFECTS, write_source
 
 # defect: (the part it is done to, what the message must say)
 REFUSED = {
@@ -68,6 +70,28 @@ REFUSED = {
     "name_symlink": ("labeled", r"member 'labeled-images/\S+' is a symbolic link; the archive is refused"),
     "member_encrypted": ("labeled", r"member 'labeled-images/\S+' is encrypted; the archive is refused"),
     "member_claims_huge_size": ("labeled", r"claims 50,000,000,000 bytes, more than any file of this dataset"),
+    "exif_orientation": ("labeled", r"\.jpg: expected a whole JPEG image: its EXIF orientation turns it"),
+    "mask_grey": ("segmented", r"masks/\S+\.jpg: [\d,]+ pixels are neither black nor white; expected a mask in black"),
+    "mask_turned": ("segmented", r"masks/\S+\.jpg: expected a whole JPEG image: its EXIF orientation turns it"),
+    "box_moved": ("segmented", r"not the official bounding-boxes.json: sha256 \w{64}, expected \w{64}; download the"),
+    "boxes_swapped": ("segmented", r"not the official bounding-boxes.json: sha256 \w{64}, expected \w{64}"),
+    "box_file_key_twice": ("segmented", r"bounding-boxes.json: malformed \(the key '\w{8}-\S+' is there twice\)"),
+    "box_file_latin1": ("segmented", r"bounding-boxes.json: malformed \(byte \d+ is not UTF-8\)"),
+    "box_not_a_number": ("segmented", r"boxes.json: \w{8}-\S+: malformed \('12' is not a whole number of pixels\)"),
+    "box_without_label": ("segmented", r"boxes.json: \w{8}-\S+: malformed \('label' is missing\); expected \{"),
+    "newline_in_name": ("labeled", r"\w{12}\\n\.jpg: not an image name; expected <uuid>.jpg"),
+    "wrapped_twice": (
+        "labeled",
+        r"no image of the labeled part; it holds \d+ files, such as 'a/b/labeled-images/.*'; exp",
+    ),
+    "folder_in_capitals": (
+        "labeled",
+        r"no image of the labeled part; .* such as 'Labeled-images/.*'; expected labeled-im",
+    ),
+    "archive_in_archive": (
+        "labeled",
+        r"no image of the labeled part; it holds another zip, 'download/.*': extract that",
+    ),
     "segmented_id_not_polyp": ("segmented", r"is polyps, but \S+ in the fold csvs; correct one of them"),
 }
 IN_A_FOLDER = [name for name in REFUSED if name not in ZIP_ONLY_DEFECTS]
@@ -81,6 +105,11 @@ WAIVED = [
     "fold_csv_missing",
     "fold_csv_lacks_ids",
     "mask_without_image",
+    "box_moved",
+    "boxes_swapped",
+    "wrapped_twice",
+    "folder_in_capitals",
+    "archive_in_archive",
 ]
 
 
@@ -108,7 +137,7 @@ def nothing_finished(out):
 
 
 def test_every_defect_is_tested():
-    assert set(DEFECTS) == set(REFUSED) | {"system_clutter"}
+    assert set(DEFECTS) == set(REFUSED) | set(UNDECODABLE) | {"system_clutter"}
 
 
 @pytest.mark.parametrize("form, defect", [("zip", d) for d in REFUSED] + [("folder", d) for d in IN_A_FOLDER])
@@ -133,6 +162,42 @@ def test_a_defect(form, defect, tmp_path, capsys):
     else:
         assert main([*arguments, "--no-verify"]) == 1
         nothing_finished(tmp_path / "out")
+
+
+FEW = dict.fromkeys(FINDINGS, 0) | {"cecum": 2, "polyps": 2}
+
+
+def damaged(folder, defect, form):
+    """A labeled part with images large enough to be damaged inside; its digest is not known."""
+    write_source(folder, images="drawn", findings=FEW, segmented=0, form=form, parts=("labeled",), defects=[defect])
+    expected = json.loads((folder / "expected.json").read_text())
+    (folder / "expected.json").write_text(json.dumps({**expected, "sources": {}}))
+
+
+@pytest.mark.parametrize("form", ["zip", "folder"])
+@pytest.mark.parametrize("defect", UNDECODABLE)
+def test_an_image_that_cannot_be_decoded(form, defect, tmp_path, capsys):
+    """Where no digest vouches for it; CRCs are right. Without checks, too."""
+    damaged(tmp_path / "source", defect, form)
+    arguments = [*arguments_for(tmp_path, "labeled")[:4], "--expect", f"{tmp_path}/source/expected.json"]
+    for more in ([], ["--no-verify"]):
+        assert main([*arguments, "--config", "labeled", "--workers", "1", *more]) == 1
+        assert re.search(
+            r"\.jpg: expected a whole JPEG image: it (cannot be decoded|is not coded)", capsys.readouterr().err
+        )
+        nothing_finished(tmp_path / "out")
+
+
+def test_an_archive_of_a_known_digest_is_not_decoded(tmp_path, monkeypatch):
+    """Its digest is checked, which takes a fraction of the time; without checks that counts for nothing."""
+    write_source(tmp_path / "source", images="tiny", findings=FEW, segmented=0, parts=("labeled",))
+    decoded = []
+    check_jpeg = hyper_kvasir.check_jpeg
+    monkeypatch.setattr(hyper_kvasir, "check_jpeg", lambda data: decoded.append(data) or check_jpeg(data))
+    build(tmp_path / "source", tmp_path / "out", "--config", "labeled")
+    assert not decoded
+    build(tmp_path / "source", tmp_path / "other", "--config", "labeled", "--no-verify")
+    assert len(decoded) == 4
 
 
 def test_all_problems_are_listed_at_once(tmp_path, capsys):
@@ -228,11 +293,43 @@ def test_a_disk_that_runs_full_keeps_what_is_built(tmp_path, source, built):
     assert tree(tmp_path / "out") == tree(built)
 
 
-def test_expected_numbers_of_another_form_are_refused(tmp_path, source, capsys):
-    (tmp_path / "numbers.json").write_text('{"findings": {"cecum": 1}}')
+WRONG_NUMBERS = {
+    "no object": (lambda n: [], "expected an object"),
+    "a finding alone": (
+        lambda n: {"findings": {"cecum": 1}},
+        "'findings' must be a number of images for each of the 23",
+    ),
+    "findings as a list": (lambda n: {**n, "findings": [1]}, "'findings' must be"),
+    "a number as text": (lambda n: {**n, "boxes": "7"}, "'boxes' must be a whole number, at least 0"),
+    "true": (lambda n: {**n, "boxes": True}, "'boxes' must be a whole number"),
+    "a fold less": (lambda n: {**n, "fold_5": [1, 2]}, "'fold_5' must be a list of 5 numbers of images"),
+    "no sources": (lambda n: {**n, "sources": None}, "'sources' must be"),
+    "a source without digest": (lambda n: {**n, "sources": {"a.zip": {}}}, "'sources' must be"),
+    "a source of text": (lambda n: {**n, "sources": {"a.zip": "x"}}, "'sources' must be"),
+    "an unknown name": (lambda n: {**n, "videos": 1}, "unknown field 'videos'"),
+    "a name less": (
+        lambda n: {k: v for k, v in n.items() if k != "unlabeled"},
+        "'unlabeled' is missing; expected a whole",
+    ),
+    "a digest too short": (lambda n: {**n, "segmented_content": "1f"}, "'segmented_content' must be 64 hex digits"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_NUMBERS)
+def test_expected_numbers_of_another_form_are_refused(wrong, tmp_path, expected):
+    change, message = WRONG_NUMBERS[wrong]
+    (tmp_path / "numbers.json").write_text(json.dumps(change(expected)))
+    with pytest.raises(ValueError, match=f"numbers.json: not a file of expected numbers: .*{re.escape(message)}"):
+        Expected.load(tmp_path / "numbers.json")
+
+
+def test_a_file_of_expected_numbers_that_is_none(tmp_path, source, capsys):
     flags = ["--source", str(source), "--out", str(tmp_path / "out"), "--expect", str(tmp_path / "numbers.json")]
-    assert main(flags) == 1
-    assert "not a file of expected numbers" in capsys.readouterr().err
+    assert main(flags) == 1 and "numbers.json: cannot be read (No such file or directory)" in capsys.readouterr().err
+    (tmp_path / "numbers.json").write_text("[" * 99_999)
+    assert main(flags) == 1 and "numbers.json: not a file of expected numbers: it is not" in capsys.readouterr().err
+    (tmp_path / "numbers.json").write_bytes(b"\xef\xbb\xbf" + (source / "expected.json").read_bytes())
+    assert Expected.load(tmp_path / "numbers.json") == Expected.load(source / "expected.json")
 
 
 def test_a_missing_source_folder_is_named(tmp_path, capsys):
@@ -369,6 +466,167 @@ def test_a_config_of_which_nothing_is_there(tmp_path, capsys):
         (source / f"{k}_fold_split.csv").unlink()
     said = refused([*arguments[:-1], "fold_2", "--no-verify"], capsys)
     assert "no image for any split of fold_2; give the missing files, or build other configs (--config)" in said
+
+
+def test_errors_have_an_end():
+    """However many problems there are, of whatever length and with whatever in their names."""
+    many = [f"zip: member 'images/{i}.jpg' is no image" for i in range(20_000)]
+    text = str(SourceError([*many, "\x1b[31m" + "x" * 99_999, "one more"]))
+    assert text.startswith("20,002 problems in the source:\n") and text.endswith("- one more\n- and 19,992 more")
+    assert len(text) < 5000 and text.replace("\n", "").isprintable()
+    assert listed(["a", "b"]) == "- a\n- b" and len(listed(list(map(str, range(999)))).splitlines()) == 9
+
+
+LOOKALIKES = {
+    "my download.zip": ("There is 'my download.zip': if it is that archive, and whole, rename it to hyper-kv", None),
+    "hyper-kvasir-labeled-images (1).zip": (r"There is 'hyper-kvasir-labeled-images \(1\).zip': if it", None),
+    "hyper-kvasir-labeled-images.zip.part": ("There is 'hyper-kvasir-labeled-images.zip.part': if it", None),
+    "Labeled-Images/": ("There is 'Labeled-Images': rename it to 'labeled-images'", None),
+    "hyper-kvasir-labeled-images.zip/": (
+        "'hyper-kvasir-labeled-images.zip' is a folder; expected the zip itself",
+        None,
+    ),
+    "some/labeled-images/": ("Give .*/source/some/? as the source", None),
+    "some/some/labeled-images/": ("Give .*/source/some/some as the source", None),
+    "labeled-images/": ("Give the folder that .*/source/labeled-images lies in, not that one itself", "labeled-images"),
+}
+
+
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_what_may_be_the_archive_after_all_is_named(name, tmp_path, capsys):
+    message, given = LOOKALIKES[name]
+    path = tmp_path / "source" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if name.endswith("/"):
+        path.mkdir()
+    else:
+        path.write_bytes(b"PK")
+    source = tmp_path / "source" / (given or "")
+    said = refused(["--source", source, "--out", tmp_path / "out", "--config", "labeled"], capsys)
+    assert "the labeled part is missing" in said and re.search(message, said), said
+
+
+def test_of_two_sources_the_one_that_is_used_is_named(tmp_path, capsys):
+    source, arguments = a_source(tmp_path, "unlabeled")
+    other = shutil.copytree(source, tmp_path / "other")
+    assert main([str(argument) for argument in [*arguments, "--source", other]]) == 0
+    said, file = capsys.readouterr().err, "hyper-kvasir-unlabeled-images.zip"
+    assert f"unlabeled part: {source}/{file}\nunlabeled part: {other}/{file} is there too, and not read" in said
+
+
+def test_what_cannot_be_read_is_named(tmp_path, capsys, monkeypatch):
+    """Without permission, a folder would seem to be empty. (The tests may run as root, who may read everything.)"""
+    source, arguments = a_source(tmp_path, "unlabeled", form="folder")
+    images = source / "unlabeled-images/images"
+    image, read, scandir = str(min(images.iterdir())), open, os.scandir
+
+    def no_image(path, *arguments, **settings):
+        if str(path) == image:
+            raise PermissionError(13, "Permission denied", path)
+        return read(path, *arguments, **settings)
+
+    def no_folder(path):
+        if str(path) == str(images):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", no_image)
+        assert f"{os.path.basename(image)}: cannot be read (Permission denied)" in refused(arguments, capsys)
+    monkeypatch.setattr(os, "scandir", no_folder)
+    assert f"{images}: cannot be listed (Permission denied); give yourself read permission" in refused(
+        arguments, capsys
+    )
+
+
+def test_a_name_that_is_not_utf8_is_named(tmp_path, capsys):
+    source, arguments = a_source(tmp_path, "unlabeled", form="folder")
+    with open(os.fsencode(source / "unlabeled-images/") + b"/gr\xfc\xdfe.txt", "wb"):
+        pass
+    assert "gr\\udcfc\\udcdfe.txt has a name that is not UTF-8; rename it" in refused(arguments, capsys)
+
+
+# ---------------------------------------------------------------------------------------------------- the output's name
+
+
+def user_files(folder):
+    """What a user's own folder holds, which no command may touch."""
+    folder.mkdir()
+    for name in ("README.md", "CITATION.cff", "stats.json"):
+        (folder / name).write_text(f"my own {name}")
+    (folder / "assets").mkdir()
+    (folder / "assets/sizes.png").write_text("my own picture")
+    return folder
+
+
+NOT_MEANT = {
+    "": "the name of the output is empty",
+    " ": "the name of the output is empty",
+    "~/out": "the shell did not expand ~",
+    "~": "the shell did not expand ~",
+    "s3://bucket/out": "is an address; give a place on this machine",
+    "hf://datasets/ns/name": "is an address",
+    "file:///tmp/out": "is an address",
+    "s3:/bucket/out": "is an address",
+    "out\udcfc": "not UTF-8, or not printable; choose another name",
+    "out\x1b[31m": "not printable",
+    ".": "the source .* lies in it",
+    "./": "the source .* lies in it",
+    "assets": "belongs to something else",
+    "source": "the source .* lies in it",
+    "source/out": "lies in the source",
+    "source/unlabeled-images/images/out": "lies in the source",
+    "link/out": "lies in the source",
+    "nowhere": "is a link to nothing",
+    "README.md": "is a file",
+}
+
+
+@pytest.mark.parametrize("out", NOT_MEANT)
+def test_an_output_that_cannot_be_meant(out, tmp_path, source, capsys, monkeypatch):
+    home = user_files(tmp_path / "home")
+    shutil.copytree(source, home / "source")
+    (home / "link").symlink_to("source")
+    (home / "nowhere").symlink_to("not-there")
+    before = tree(home)
+    monkeypatch.chdir(home)
+    flags = ["--source", "source", "--out", out, "--expect", "source/expected.json", "--config", "unlabeled"]
+    assert main(flags) == 1
+    said = capsys.readouterr().err
+    assert re.search(NOT_MEANT[out], said) and "Traceback" not in said, said
+    assert tree(home) == before
+
+
+def test_the_folder_around_a_source(tmp_path, source, capsys):
+    for given in (source, source / "hyper-kvasir-unlabeled-images.zip"):
+        arguments = ["--source", str(given), "--out", str(source.parent), "--expect", f"{source}/expected.json"]
+        assert main(arguments) == 1
+        assert "choose a folder beside the source" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("begun", [".building", "a build that failed"])
+def test_files_beside_an_unfinished_build_are_kept(begun, tmp_path, source, capsys):
+    """An own folder of that name, empty; and a folder that the user has put files into since a build failed."""
+    out = tmp_path / "out"
+    flags = ["--source", str(source), "--out", str(out), "--expect", f"{source}/expected.json", "--config", "unlabeled"]
+    if begun == ".building":
+        user_files(out)
+        (out / ".building").mkdir()
+    else:
+        write_source(tmp_path / "bad", images="tiny", parts=("unlabeled",), defects=["truncated_jpeg"])
+        assert main(["--source", str(tmp_path / "bad"), *flags[2:]]) == 1
+        assert os.listdir(out) == [".building"]
+        (out / "README.md").write_text("my own README.md")
+    before = {path: data for path, data in tree(out).items() if not path.startswith(".building")}
+    assert main(flags) == 1
+    assert "is in the way, and not of this" in (said := capsys.readouterr().err) or "belongs to something" in said
+    assert {path: data for path, data in tree(out).items() if path in before} == before
+
+
+def test_a_name_that_pyarrow_would_take_for_an_address(tmp_path, source, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    build(source, "a:b", "--config", "unlabeled")
+    assert verify(["a:b", "--expect", f"{source}/expected.json"]) == 0
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a*", "a::b"])

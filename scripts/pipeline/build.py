@@ -157,8 +157,7 @@ def build_shards(
         return sources, made, problems
     total = sum(planned.shard.image_bytes for planned in todo.values())
     journal.open()
-    doing = "checking" if plan.problems.found else "building"  # what is wrong already may be all: no build then
-    with worker_pool(min(workers, len(unknown) + len(todo))) as pool, Progress(total, doing) as bar:
+    with worker_pool(min(workers, len(unknown) + len(todo))) as pool, Progress(total, "reading images") as bar:
         jobs = {pool.submit(Part.fingerprint, part._replace(rows=[])): part.name for part in unknown}
         for path, planned in sorted(todo.items(), key=lambda item: -item[1].shard.image_bytes):  # large ones first
             decode = planned.shard.part in plan.decoded

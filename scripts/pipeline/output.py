@@ -13,6 +13,7 @@ from scripts.pipeline.files import file_sha256, sync
 from scripts.pipeline.manifest import FILE, read_manifest
 
 STAGING = ".building"
+LOCK = ".hyper-kvasir.lock"
 LOCK_SECONDS = 10  # to wait for another build: the workers of a killed one end within a second or two
 
 
@@ -97,6 +98,7 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
         raise BuildError(f"{error}; choose another output folder") from error
     begun = os.path.exists(Journal(os.path.join(out, STAGING)).file)  # by a build that was cut off
     names = os.listdir(out) if os.path.isdir(out) and manifest is None and not begun else []
+    names = [name for name in names if not name.endswith(LOCK)]
     if names:
         raise BuildError(
             f"{out}: holds {names[0]!r} and no {FILE}: it belongs to something else; choose a new or empty folder"
@@ -125,7 +127,7 @@ def _lock_file(out):
     if is_there and (os.path.ismount(out) or not os.access(above, os.W_OK)):
         above = out
     os.makedirs(above, exist_ok=True)
-    return os.path.join(above, f".{name}.hyper-kvasir.lock")
+    return os.path.join(above, f".{name}{LOCK}")
 
 
 def check_ours(out: str, path: str, known: dict, journal: Journal) -> None:
