@@ -39,6 +39,17 @@ class Publisher:
         command += [*flags, *(["--expect", f"{folder}.expected.json"] if expect else [])]
         return Process(self.env(token), command)
 
+    def way_out(self, flag, *more, reason=None):
+        """Runs scripts.publish with --finish or --abandon, and returns what it says; `reason`: of a refusal."""
+        command = ["scripts.publish", "--repo-id", REPO, flag, *more]
+        code, said = self.end(Process(self.env(), command))
+        assert code == (1 if reason else 0) and re.search(reason or "", said) and "Traceback" not in said, said
+        return said
+
+    def verify(self, *arguments):
+        """(exit code, all that was said) of scripts.verify of the repository."""
+        return self.end(Process(self.env(READ_TOKEN), ["scripts.verify", REPO, *arguments]))
+
     def run(self, *arguments, **settings):
         """(exit code, all that was said)"""
         return self.end(self.start(*arguments, **settings))

@@ -1,18 +1,30 @@
 """A repository on the Hub: what is tried again, tags, access, and branches that are made."""
 
 import io
+import os
 
 import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import logging
+from huggingface_hub.utils._http import default_client_factory
 
 from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.client import WRITE_TOKEN
 from scripts.pipeline import hub as hub_module
-from scripts.pipeline.hub import PublishError, Repository, State, explain, patiently
+from scripts.pipeline.hub import (
+    FIRST_CHUNK,
+    PublishError,
+    Repository,
+    State,
+    check_branch,
+    explain,
+    patiently,
+    prepare_clients,
+)
 from tests.publisher import REPO
 
 
@@ -119,6 +131,177 @@ def test_the_slower_of_two_that_make_a_repository_or_branch_does_not_build_on_th
     assert make(REPO, first, "next") == first
     assert make(REPO, second, "next") is None
     assert make("ns/new", None) == api.dataset_info("ns/new").sha
+
+
+# ------------------------------------------------------------------------------------------------- time-outs, retries
+
+
+@pytest.fixture
+def prepared():
+    """huggingface_hub with this project's client, as in the commands; afterwards as it was."""
+    prepare_clients()
+    yield
+    set_client_factory(default_client_factory)
+    logging.set_verbosity_warning()
+
+
+def test_a_hub_that_does_not_answer(hub, api, prepared, waits, monkeypatch, capsys):
+    """It is waited for, with a line now and then, and given up on."""
+    monkeypatch.setattr(hub_module, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(hub_module, "HEARTBEAT_SECONDS", 0.1)
+    hub.faults(path="refs", times=0, delay=30)
+    with pytest.raises(
+        PublishError, match=r"reading branches: TimeoutError: no answer of 127.0.0.1: ReadTimeout, 5 tim"
+    ):
+        Repository(api, REPO).state()
+    said = capsys.readouterr().err
+    assert said.count("trying again in") == 4 and "reading branches: at it for 0 s" in said
+
+
+def test_a_hub_that_is_not_there(hub, prepared, waits):
+    hub.stop()
+    with pytest.raises(PublishError, match=r"ConnectionError: 127.0.0.1: .*5 times; .* \(HF_ENDPOINT is "):
+        Repository(HfApi(endpoint=hub.endpoint, token=WRITE_TOKEN), REPO).state()
+    hub.start()
+
+
+def test_a_request_is_tried_again_by_one_layer(hub, api, prepared, waits, capsys):
+    """huggingface_hub tries five times itself, and warns of each in its own words."""
+    Repository(api, REPO).make(State(REPO, None))
+    for path in ("/tree/", "/resolve/", "/preupload/"):
+        hub.faults(503, path=path, times=0)
+    hub.reset()
+    repository = Repository(api, REPO)
+    for request in (
+        lambda: repository.files("main"),
+        lambda: repository.read(".gitattributes", "main"),
+        lambda: repository.read_large(".gitattributes", "main"),
+        lambda: repository.prepare({"README.md": b"text"}),
+    ):
+        with pytest.raises(PublishError, match="the Hub answered 503, 5 times"):
+            request()
+    routes = hub.counters()["routes"]
+    # The file system looks a file up in the tree, and by its address.
+    assert [routes[name]["requests"] for name in ("tree", "resolve", "preupload")] == [10, 10, 5]
+    said = capsys.readouterr().err
+    assert "thrown while" not in said and "Retrying" not in said and said.count("trying again in") == 16
+
+
+@pytest.mark.parametrize("status", [403, 404, 413])
+@pytest.mark.parametrize("xet", [False, True])
+def test_what_no_retry_mends_ends_at_once(status, xet, hub, api, prepared, waits, tmp_path, monkeypatch):
+    """In the Hub's own words, of an upload too, whose error huggingface_hub wraps in another."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", not xet)
+    repository = Repository(api, REPO)
+    repository.make(State(REPO, None))
+    (tmp_path / "a.parquet").write_bytes(os.urandom(99_999))
+    hub.faults(status, method="POST" if xet else "PUT", path="/xorbs/" if xet else "/lfs/", times=0)
+    with pytest.raises(Exception) as failed:
+        repository.upload(["a.parquet"], str(tmp_path))
+    said = explain(failed.value)
+    assert not waits and str(status) in said and (xet or said == f"the Hub answered {status}: Injected fault {status}")
+
+
+def test_a_commit_that_is_refused_though_nobody_else_committed(hub, api, prepared, waits):
+    """The Hub answers 412 for other reasons, too: huggingface/datasets#7777."""
+    repository = Repository(api, REPO)
+    head = repository.make(State(REPO, None))
+    additions = repository.prepare({"a.txt": b"a"})
+    hub.faults(412, method="POST", path="/commit/")
+    with pytest.raises(PublishError, match="the commit was refused: the Hub answered 412: Injected fault 412"):
+        repository.commit(additions, [], "one", head)
+    assert repository.commit(repository.prepare({"a.txt": b"a"}), [], "one", head) and not waits
+    assert repository.commit(repository.prepare({"b.txt": b"b"}), [], "two", head) is None
+
+
+def test_a_commit_that_takes_too_long_is_made_in_pieces(tmp_path, prepared, waits, monkeypatch):
+    """In a pull request: `main` moves once, to the whole."""
+    monkeypatch.setattr(hub_module, "COMMIT_OPERATIONS", 4)
+    with LoopbackHub(tmp_path, commit_operations=4) as hub:
+        api = HfApi(endpoint=hub.endpoint, token=WRITE_TOKEN)
+        repository = Repository(api, REPO)
+        head = repository.make(State(REPO, None))
+        first = repository.commit(repository.prepare({"old.txt": b"old"}), [], "HyperKvasir 1.0.0", head)
+        texts = {f"{i}.txt": b"%d" % i for i in range(10)}
+        made = repository.commit(repository.prepare(texts), ["old.txt"], "HyperKvasir 2.0.0", first, description="Why")
+        assert set(repository.files(made)) == {".gitattributes", *texts} and repository.state().head == made
+        assert [title for _, title in repository.titles(made)][:2] == ["HyperKvasir 2.0.0", "HyperKvasir 1.0.0"]
+        assert [request.status for request in api.get_repo_discussions(REPO, repo_type="dataset")] == ["merged"]
+        with pytest.raises(PublishError, match="504, 5 times"):  # a branch cannot be moved so
+            api.create_branch(REPO, branch="next", repo_type="dataset")
+            other = Repository(api, REPO, "next")
+            other.commit(other.prepare({f"{name}x": b"x" for name in texts}), [], "three", made)
+
+
+@pytest.mark.parametrize("fault", ["none", "chunks", "resolve", "no hf_xet"])
+def test_what_the_hub_has_is_asked_at_best(fault, hub, api, prepared, waits, tmp_path, monkeypatch, capsys):
+    """128 KiB of a file are read for it. It never fails a publication."""
+    repository = Repository(api, REPO)
+    head = repository.make(State(REPO, None))
+    (tmp_path / "a.parquet").write_bytes(os.urandom(3 << 20))
+    sent = repository.upload(["a.parquet"], str(tmp_path))
+    head = repository.commit(list(sent.values()), [], "one", head)
+    state = repository.state()
+    (tmp_path / "a.parquet").write_bytes(b"other" + (tmp_path / "a.parquet").read_bytes())
+    hub.reset()
+    if fault == "no hf_xet":
+        monkeypatch.setattr(hub_module, "is_xet_available", lambda: False)
+    elif fault != "none":
+        hub.faults(403, path="preupload" if fault == "chunks" else "/resolve/", times=0)
+    repository.recall(state, {"a.parquet": str(tmp_path / "a.parquet")})
+    said, counters = capsys.readouterr().err, hub.counters()
+    assert ("not asked what the Hub already has" in said) == (fault in ("chunks", "resolve"))
+    read = sum(route["bytes_out"] for name, route in counters["routes"].items() if name in ("resolve", "cas_fetch"))
+    assert read <= FIRST_CHUNK + 1000 and (fault != "no hf_xet" or not counters["requests"])
+    assert counters["uploaded"]["lfs"] == 0
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("", "is empty"),
+        ("v1.0.0", "would be taken for the tag of a version"),
+        ("refs/pr/1", "is a full reference"),
+        ("refs/heads/main", "is a full reference"),
+        ("0123456789abcdef0123456789ABCDEF01234567", "would be taken for a commit"),
+        *(
+            (name, "is no name of a branch")
+            for name in ("a b", "a?", "-a", "/a", "a/", "a..b", "a.lock", "a//b", "@{u}")
+        ),
+        *((name, "is no name of a branch") for name in ("HEAD", "a/.b", "a.", "a~1", "a^", "a:b", "a\\b", "\x1b", "ä")),
+    ],
+)
+def test_no_name_of_a_branch(name, why):
+    with pytest.raises(PublishError, match=f"--branch: .*{why}"):
+        check_branch(name)
+    for good in ("main", "next", "release/1.x", "feature_2"):
+        check_branch(good)
+
+
+def test_a_branch_of_the_name_of_a_tag(api):
+    repository = Repository(api, REPO)
+    repository.tag("latest", repository.make(State(REPO, None)), "a tag")
+    with pytest.raises(PublishError, match="--branch: 'latest' is a tag of ns/hyper-kvasir; choose another name"):
+        Repository(api, REPO, "latest").state()
+
+
+def test_a_hub_that_does_not_say_who_may_write(hub, api, waits, capsys):
+    repository = Repository(api, REPO)
+    repository.make(State(REPO, None))
+    hub.faults(404, path="auth-check")
+    repository.check_access(repository.state())
+    assert "the Hub does not say whether the token may write" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_a_card_is_said_in_words(api, monkeypatch):
+    """The Hub answers in JSON."""
+
+    def refuse(card):
+        raise ValueError('{"errors": [{"message": "license is unknown"}, {"message": "no tags"}], "warnings": []}')
+
+    monkeypatch.setattr(hub_module.DatasetCard, "validate", refuse)
+    with pytest.raises(PublishError, match="^the Hub does not accept the card: license is unknown; no tags$"):
+        Repository(api, REPO).check_card("---\nlicense: mine\n---\n")
 
 
 def test_a_busy_hub_is_no_wrong_token(hub, api, waits):

@@ -1,13 +1,22 @@
 """The real segmented part: built, described by its card, published."""
 
+import csv
+import itertools
+import json
+import os
+import subprocess
+import sys
 import zipfile
 
 import datasets
 import pytest
 from datasets import load_dataset
 
+from hyper_kvasir import FINDINGS, OFFICIAL, Problems, find_archive, read_folds, read_part
 from scripts.pipeline import stats
-from tests.conftest import OBJECT_FACTS, build
+from scripts.pipeline.manifest import read_manifest
+from scripts.pipeline.verify import compare_sources, row_digest, row_line
+from tests.conftest import OBJECT_FACTS, ROOT
 from tests.publisher import REPO
 
 # Of one worker, so that it is built once.
@@ -15,11 +24,64 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real")]
 
 
 @pytest.fixture(scope="module")
-def folder(real, tmp_path_factory):
-    """Not to be changed: copy it."""
+def built(real, tmp_path_factory):
+    """(the folder, not to be changed; the most memory that a process of its build took, in bytes)"""
     folder = tmp_path_factory.mktemp("real") / "hyper-kvasir"
-    build(real, folder, "--config", "segmented", "--workers", "2", expect=False)
-    return folder
+    command = [sys.executable, "-m", "scripts.build", "--source", real, "--config", "segmented", "--out", folder]
+    process = subprocess.Popen([*map(str, command), "--workers", "2"], cwd=ROOT)
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return folder, usage.ru_maxrss * 1024
+
+
+@pytest.fixture(scope="module")
+def folder(built):
+    return built[0]
+
+
+def test_the_memory_of_its_build(built):
+    assert built[1] < 300e6
+
+
+def test_the_rows_that_are_pinned(real):
+    """The labeled ones follow from image-labels.csv and the fold csvs; verification compares the segmented ones."""
+    problems = Problems()
+    folds = read_folds(datasets.DownloadManager(), [str(real)], OFFICIAL, problems)
+    lines = []
+    with open(real / "labeled-sample/labeled-images/image-labels.csv", newline="") as file:
+        for listed in csv.DictReader(file):
+            fold = folds[listed["Video file"]]
+            assert FINDINGS[fold.label] == listed["Finding"]
+            lines.append(row_line({"image_id": listed["Video file"], **fold._asdict()}, {}))
+    assert not problems.found and len(lines) == 10_662
+    assert row_digest(lines) == OFFICIAL.row_digests["labeled"]
+
+
+def test_its_rows_are_those_of_the_archive(real, folder):
+    manifest = read_manifest(str(folder))
+    assert compare_sources(str(folder), manifest, [str(real)], OFFICIAL, workers=2) == []
+
+
+@pytest.mark.parametrize("wrong", ["a box moved", "boxes of two images swapped"])
+def test_other_boxes_are_not_the_official_ones(wrong, real, tmp_path, capsys):
+    """The images and masks are; counts and bounds are right."""
+    with zipfile.ZipFile(real / "hyper-kvasir-segmented-images.zip") as archive:
+        archive.extractall(tmp_path)
+    file = tmp_path / "segmented-images/bounding-boxes.json"
+    entries = json.loads(file.read_text())
+    if wrong == "a box moved":
+        box = next(e["bbox"][0] for e in entries.values() if e["bbox"][0]["xmin"] > 0)
+        box["xmin"] -= 1
+    else:
+        pairs = itertools.combinations(entries.values(), 2)
+        one, other = next((a, b) for a, b in pairs if (a["width"], a["height"]) == (b["width"], b["height"]))
+        one["bbox"], other["bbox"] = other["bbox"], one["bbox"]
+    file.write_text(json.dumps(entries, indent=4))
+    problems = Problems()
+    archive = find_archive("segmented", [str(tmp_path)])
+    read_part("segmented", archive, {}, OFFICIAL, problems)
+    assert [problem.waivable for problem in problems.found] == [True]
+    assert "not the official bounding-boxes.json: sha256" in problems.found[0].text
 
 
 def test_images_are_those_of_the_archive(real, folder):

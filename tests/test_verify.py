@@ -1,15 +1,25 @@
 """scripts.verify finds whatever is wrong in a built folder."""
 
+import io
+import itertools
 import json
+import re
 import shutil
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from hyper_kvasir import label_components
+from scripts.build import main as build_command
+from scripts.card import main as card
+from scripts.pipeline.parquet import KEY, ROWS, entry_of
+from scripts.pipeline.verify import read_contents, row_digest
 from scripts.verify import main
-from tests.conftest import sha256_of
+from tests.conftest import build, sha256_of, tree
+from tests.fake_source import UNDECODABLE, write_source
 
 LABELED = "data/labeled/lower-gi-tract/pathological-findings/fold2-0_fold5-0_00.parquet"
 SEGMENTED = "data/segmented/00.parquet"
@@ -31,13 +41,16 @@ def verify(source, capsys):
 
 def rewrite(folder, path, change, **settings):
     """Writes a file again with `change`d rows, and the manifest to match: what only a look at the rows can find."""
-    table = pq.read_table(folder / path)
+    table, footer = pq.read_table(folder / path), pq.read_metadata(folder / path).metadata
     rows = table.to_pylist()
     rows = change(rows) or rows
-    pq.write_table(pa.Table.from_pylist(rows, table.schema), folder / path, compression="none", **settings)
+    with pq.ParquetWriter(folder / path, table.schema, compression="none") as writer:
+        writer.write_table(pa.Table.from_pylist(rows, table.schema), **settings)
+        writer.add_key_value_metadata({KEY: footer[KEY], ROWS: footer[ROWS]})
     manifest = json.loads((folder / "manifest.json").read_text())
     entry = manifest["files"][path]
-    entry.update(rows=len(rows), bytes=(folder / path).stat().st_size, sha256=sha256_of(folder / path))
+    entry.update(entry_of(pq.read_metadata(folder / path)))
+    entry.update(bytes=(folder / path).stat().st_size, sha256=sha256_of(folder / path))
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -150,10 +163,6 @@ def test_labeled_rows(wrong, folder, verify):
 
 
 def png(pixels):
-    import io
-
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
@@ -222,18 +231,233 @@ def test_other_features(folder, verify):
     assert code == 1 and "columns [" in said.out
 
 
-@pytest.mark.parametrize("change", ["a file that is no data", "an entry without a digest", "a config that is not ours"])
-def test_a_manifest_of_another_form(change, folder, verify):
+# ------------------------------------------------------------------------------- wrong content with a right manifest
+
+
+def swap(*columns):
+    """Swaps columns of two rows of the same size, with other values."""
+
+    def changed(rows):
+        pairs = itertools.combinations(rows, 2)
+        same = [(a, b) for a, b in pairs if (a["width"], a["height"]) == (b["width"], b["height"])]
+        one, other = next((a, b) for a, b in same if a[columns[0]] != b[columns[0]])
+        for column in columns:
+            one[column], other[column] = other[column], one[column]
+            for row in (one, other):
+                if isinstance(row[column], dict) and "path" in row[column]:
+                    row[column]["path"] = f"{row['image_id']}{row[column]['path'][-4:]}"
+
+    return changed
+
+
+def move_a_box(rows):
+    box = next(row["objects"]["bbox"][0] for row in rows if row["objects"]["bbox"][0][0] > 0)
+    box[0] -= 1
+
+
+def erase_a_pixel(rows):
+    """One at the edge of a component, of which the rest stays one."""
+    row = rows[0]
+    mask = np.asarray(Image.open(io.BytesIO(row["mask"]["bytes"]))).copy()
+    y, x = np.argwhere(mask)[0]
+    mask[y, x] = 0
+    row["mask"]["bytes"], row["instances"]["bytes"] = png(mask), png(label_components(mask > 0))
+
+
+def flip_a_fold(rows):
+    rows[0]["fold_2"] = 1 - rows[0]["fold_2"]
+
+
+def another_picture(rows):
+    buffer = io.BytesIO()
+    size = rows[0]["width"], rows[0]["height"]
+    Image.new("RGB", size, (90, 40, 30)).save(buffer, "JPEG")
+    rows[0]["image"]["bytes"] = buffer.getvalue()
+
+
+WRONG_CONTENT = {
+    "masks swapped": swap("mask", "instances"),
+    "images swapped": swap("image"),
+    "boxes swapped": swap("objects"),
+    "a box moved": move_a_box,
+    "a mask pixel erased": erase_a_pixel,
+    "a fold flipped": flip_a_fold,
+    "another picture": another_picture,
+}
+
+
+@pytest.fixture(scope="module")
+def polyps(tmp_path_factory):
+    """(source, built folder) of a segmented part whose images have one size; its row digest is in expected.json."""
+    work = tmp_path_factory.mktemp("polyps")
+    write_source(work / "source", images="drawn", parts=("segmented",))
+    build(work / "source", work / "folder", "--config", "segmented")
+    content = read_contents(str(work / "folder"), [SEGMENTED], 1)[SEGMENTED]
+    expected = json.loads((work / "source/expected.json").read_text())
+    expected["row_digests"] = {"segmented": row_digest(content.lines)}
+    (work / "expected.json").write_text(json.dumps(expected))
+    return work / "source", work / "folder"
+
+
+@pytest.mark.parametrize("wrong", WRONG_CONTENT)
+def test_wrong_content_with_a_right_manifest(wrong, polyps, tmp_path, capsys):
+    """The digest of the rows tells, and comparison with the archives says which row, even if the card agrees."""
+    source, built = polyps
+    folder = shutil.copytree(built, tmp_path / "folder")
+    rewrite(folder, SEGMENTED, WRONG_CONTENT[wrong])
+    assert card([str(folder)]) == 0
+    capsys.readouterr()
+    assert main([str(folder), "--expect", str(source / "expected.json")]) == 0  # without either
+    assert main([str(folder), "--expect", str(source.parent / "expected.json")]) == 1
+    assert "segmented: the rows have the digest" in capsys.readouterr().out
+    assert main([str(folder), "--expect", str(source / "expected.json"), "--source", str(source)]) == 1
+    said = capsys.readouterr().out
+    columns = {"m": "mask, instances", "i": "image", "b": "objects", "f": "fold_2"}
+    column = columns["b" if "box" in wrong else "f" if "fold" in wrong else "m" if "mask" in wrong else "i"]
+    assert re.search(rf"{SEGMENTED}: \S+: other {column} than in the archives", said), said
+
+
+def test_a_right_folder_is_as_its_archives(polyps, tmp_path, capsys):
+    source, folder = polyps
+    assert main([str(folder), "--expect", str(source.parent / "expected.json"), "--source", str(source)]) == 0
+    png_again = shutil.copytree(folder, tmp_path / "folder")
+
+    def other_compression(rows):
+        buffer = io.BytesIO()
+        Image.open(io.BytesIO(rows[0]["mask"]["bytes"])).save(buffer, "PNG", compress_level=0)
+        rows[0]["mask"]["bytes"] = buffer.getvalue()
+
+    rewrite(png_again, SEGMENTED, other_compression)
+    assert card([str(png_again)]) == 0
+    arguments = ["--expect", str(source.parent / "expected.json"), "--source", str(source)]
+    assert main([str(png_again), *arguments]) == 0
+
+
+def test_rows_that_are_missing_or_no_rows_of_the_archives(polyps, tmp_path, capsys):
+    source, built = polyps
+    folder = shutil.copytree(built, tmp_path / "folder")
+
+    def another_id_in_place(rows):
+        rows[0]["image_id"] = "00000000-0000-4000-8000-000000000000"
+
+    rewrite(folder, SEGMENTED, another_id_in_place)
+    assert main([str(folder), "--expect", str(source / "expected.json"), "--source", str(source)]) == 1
+    said = capsys.readouterr().out
+    assert f"{SEGMENTED}: 00000000-0000-4000-8000-000000000000: not in the archives" in said
+    assert re.search(rf"{SEGMENTED}: \w{{8}}-\S+: missing", said)
+
+
+def test_labels_of_two_images_of_a_cell_that_are_swapped(folder, verify):
+    """Neither counts nor views tell, and the archives are not needed: the labels are known."""
+
+    def swapped(rows):
+        one, other = next((a, b) for a, b in itertools.combinations(rows, 2) if a["label"] != b["label"])
+        one["label"], other["label"] = other["label"], one["label"]
+
+    rewrite(folder, LABELED, swapped)
+    code, said = verify(folder)
+    assert code == 1 and "labeled: the rows have the digest" in said.out, said.out
+
+
+@pytest.mark.parametrize("defect", UNDECODABLE)
+def test_every_image_is_decoded(defect, folder, verify):
+    """In the last row: the first of each split is also loaded."""
+
+    def damaged(rows):
+        buffer = io.BytesIO()
+        Image.effect_noise((rows[-1]["width"], rows[-1]["height"]), 40).convert("RGB").save(buffer, "JPEG")
+        rows[-1]["image"]["bytes"] = UNDECODABLE[defect][1](buffer.getvalue())
+
+    rewrite(folder, "data/unlabeled/00.parquet", damaged)
+    code, said = verify(folder)
+    assert code == 1 and re.search(r"unlabeled/00.parquet: \S+: (it (cannot be|is not)|image of)", said.out), said.out
+
+
+def test_a_mask_that_cannot_be_decoded(folder, verify):
+    def damaged(rows):
+        data = rows[-1]["instances"]["bytes"]
+        rows[-1]["instances"]["bytes"] = data[:60] + bytes([data[60] ^ 255]) + data[61:]
+
+    rewrite(folder, SEGMENTED, damaged)
+    code, said = verify(folder)
+    assert code == 1 and re.search(rf"{SEGMENTED}: \w{{8}}-", said.out), said.out
+
+
+@pytest.mark.parametrize("name", ["data_bytes", "key", "content"])
+def test_a_manifest_entry_that_is_not_of_its_file(name, folder, verify):
     manifest = json.loads((folder / "manifest.json").read_text())
-    if change == "a file that is no data":
-        manifest["files"]["README.md"] = manifest["files"][SEGMENTED]
-    elif change == "an entry without a digest":
-        del manifest["files"][SEGMENTED]["sha256"]
-    else:
-        manifest["configs"]["videos"] = {}
+    manifest["files"][LABELED][name] = 1 if name == "data_bytes" else "0" * 64
     (folder / "manifest.json").write_text(json.dumps(manifest))
     code, said = verify(folder)
-    assert code == 1 and "not a manifest of this builder" in said.err
+    assert code == 1 and f"{LABELED}: its {name} is" in said.out
+
+
+# ----------------------------------------------------------------------------------------------------- odd manifests
+
+
+def without(name):
+    return lambda manifest: manifest.pop(name)
+
+
+def put(*place, value):
+    """Puts a value at a place of a manifest."""
+
+    def changed(manifest):
+        for name in place[:-1]:
+            manifest = manifest[name]
+        manifest[place[-1]] = value
+
+    return changed
+
+
+ODD_MANIFESTS = {
+    "a file that is no data": (lambda m: m["files"].update({"README.md": m["files"][SEGMENTED]}), "README.md"),
+    "an entry without a digest": (lambda m: m["files"][SEGMENTED].pop("sha256"), "'sha256' is a required property"),
+    "a config that is not ours": (put("configs", "videos", value={}), "'videos' is not one of"),
+    "configs as a list": (put("configs", value=[]), "configs: "),
+    "a config that is nothing": (put("configs", "labeled", value=None), "configs / labeled: None is not of"),
+    "a split that is nothing": (put("configs", "labeled", "train", value=None), "configs / labeled / train"),
+    "no sources": (put("sources", value=None), "sources: None"),
+    "a source without a file": (put("sources", "labeled", value={"complete": True}), "'file' is a required"),
+    "rows as text": (put("files", SEGMENTED, "rows", value="7"), "rows: '7' is not of type 'integer'"),
+    "fewer than no rows": (put("files", SEGMENTED, "rows", value=-1), "rows: -1 is less than"),
+    "a version that is a number": (put("version", value=1), "version: 1 is not of type 'string'"),
+    "a version without end": (put("version", value="9" * 5000), "version: '999"),
+    "a card that is nothing": (put("card", value=None), "card: None"),
+    "a card with a hidden file": (
+        put("card", "files", ".gitattributes", value={"bytes": 1, "sha256": "0"}),
+        "card / files",
+    ),
+    "nothing complete": (without("complete"), "'complete' is a required property"),
+    "another builder": (put("builder", value="mine"), "builder: 'hyper-kvasir' was expected"),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_MANIFESTS)
+def test_a_manifest_of_another_form(odd, folder, source, capsys):
+    """It is refused, in words of a bounded length, by what reads it."""
+    change, message = ODD_MANIFESTS[odd]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    before = tree(folder)
+    expect = ["--expect", str(source / "expected.json")]
+    for command in (
+        lambda: main([str(folder), *expect]),
+        lambda: card([str(folder)]),
+        lambda: build_command(["--source", str(source), "--out", str(folder), *expect]),
+    ):
+        assert command() == 1
+        said = capsys.readouterr().err
+        assert "not a manifest of this builder (" in said and message in said and len(said) < 1500, said
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize("text", ["[" * 99_999, '{"builder": ' + "9" * 9999 + "}", "[]", "null", "\x00", ""])
+def test_a_manifest_that_is_no_json_object(text, folder, verify):
+    (folder / "manifest.json").write_text(text)
+    code, said = verify(folder)
+    assert code == 1 and "not a manifest of this builder (" in said.err and len(said.err) < 1500
 
 
 @pytest.mark.parametrize("path", ["README.md", "croissant.json", "assets/sizes.png"])

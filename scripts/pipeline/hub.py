@@ -106,7 +106,7 @@ class _Client(httpx2.Client):
 
 def _make_client() -> _Client:
     default = default_client_factory()
-    return _Client(event_hooks=default.event_hooks, follow_redirects=True)
+    return _Client(event_hooks=default.event_hooks, follow_redirects=True, timeout=None)
 
 
 def prepare_clients() -> None:
@@ -363,7 +363,8 @@ class Repository:
 
     def open(self, path: str, revision: str) -> BinaryIO:
         """A file, opened to be read by Range requests. Unlike those of other methods, these are not retried."""
-        return self._file_system.open(f"datasets/{self.repo_id}@{revision}/{path}")
+        # No read-ahead, which would be of 5 MiB: of most files a footer and some columns are read.
+        return self._file_system.open(f"datasets/{self.repo_id}@{revision}/{path}", cache_type="none")
 
     def read_parquet(self, path: str, revision: str, read: Callable[[pq.ParquetFile], Any], doing="reading") -> Any:
         """What `read` returns for a Parquet file, of which it takes what it needs, with `use_threads=False`."""

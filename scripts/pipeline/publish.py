@@ -463,17 +463,21 @@ def check_edits(repository: Repository, draft: Draft, published: Published, *, o
     edited = edited_texts(repository, published)
     if isinstance(draft, Release):  # else they are not made yet
         edited = [path for path in edited if not draft.is_there(path, published.files)]
+    since = f"was edited on the Hub since {published.version}" if published.version else "is not of this project"
     if edited and not overwrite:
         raise PublishError(
-            f"{published.repo_id}: edited there since {published.version}: {', '.join(edited)}; take the edits over "
-            "into dataset_card/, then give --overwrite"
+            f"{published.repo_id}: {', '.join(edited)} {since}; take that over into dataset_card/, then give "
+            "--overwrite"
         )
     for path in edited:
-        say(f"{path} was edited on the Hub since {published.version}: it will be replaced")
+        say(f"{path} {since}: it will be replaced")
 
 
 def edited_texts(repository: Repository, published: Published) -> list[str]:
     """The texts that are on the Hub with other content than was published."""
+    if published.manifest is None and "README.md" in published.files:  # the Hub's own, of a new repository, has no text
+        text = repository.read("README.md", published.head).decode("utf-8", "replace")
+        return ["README.md"] if re.sub(r"\A---\n.*?^---$", "", text, flags=re.DOTALL | re.MULTILINE).strip() else []
     there = [path for path in published.texts if path in published.files]
     tagged = published.tags.get(f"v{published.version}")
     if tagged == published.head:
@@ -516,7 +520,7 @@ def check_repository(published: Published) -> None:
         raise PublishError(f"{repo_id}: datasets takes a name ending in .py for a script; choose another name")
     if f"{name}.py" in published.files:
         raise PublishError(f"{repo_id} holds {name}.py: datasets refuses to load it as a script; delete that file")
-    others = sorted(set(published.files) - {".gitattributes", "README.md"})
+    others = sorted(set(published.files) - {".gitattributes", ".gitignore", "README.md"})
     if published.manifest is None and others:
         raise PublishError(f"{repo_id} holds something else ({others[0]}, no {FILE}); choose another repository")
 
