@@ -238,6 +238,59 @@ def test_a_tag_is_not_trusted_by_its_name(released, repository, monkeypatch):
         nothing_new(repository, released, published)
 
 
+TAGS = {
+    "all well": ([("c", "HyperKvasir 1.0.0"), ("a", "initial commit")], {"v1.0.0": "c"}, ""),
+    "merged": ([("c", "HyperKvasir 1.0.0 (#3)")], {"v1.0.0": "c"}, ""),
+    "committed again": ([("d", "HyperKvasir 1.0.0"), ("c", "HyperKvasir 1.0.0")], {"v1.0.0": "c"}, ""),
+    "gone": ([("c", "HyperKvasir 1.0.0")], {}, "note: v1.0.0 is not tagged; its commit is c"),
+    "moved": (
+        [("c", "HyperKvasir 1.0.0")],
+        {"v1.0.0": "b"},
+        "note: the tag v1.0.0 is at b, and not at the commit of that version, c",
+    ),
+    "put back": (
+        [("c", "HyperKvasir 1.0.0")],
+        {"v1.0.0": "c", "v2.0.0": "d"},
+        "note: v2.0.0 is tagged, but not part of main",
+    ),
+    "abandoned": (
+        [("e", "Put HyperKvasir v1.0.0 back"), ("d", "HyperKvasir 2.0.0"), ("c", "HyperKvasir 1.0.0")],
+        {"v1.0.0": "c"},
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAGS)
+def test_tags_that_are_not_where_they_were_are_told(name, released, repository, monkeypatch, capsys):
+    titles, tags, note = TAGS[name]
+    repository.titles = lambda revision: titles
+    publish_module.tell_tags(repository, replace(as_published(released), tags=tags))
+    assert capsys.readouterr().err.strip() == note
+
+
+def test_no_file_but_of_this_project_is_deleted(released):
+    published = as_published(released)
+    for path in ("notes.md", ".gitattributes", "assets/theirs.svg", "assets/old.png", "data/segmented/99.parquet"):
+        published.files[path] = RemoteFile(1, "f" * 64, "")
+        published.manifest["card" if "data" not in path else "files"].get("files", published.manifest["files"])[
+            path
+        ] = {}
+    assert find_changes(released, published).delete == ["assets/old.png", "data/segmented/99.parquet"]
+
+
+def test_the_notes_of_a_version_are_its_entry_in_the_changelog():
+    text = "# Changelog\n\n## 2.0.0\n\nNew labels.\n\n### Why\n\nThey were wrong.\n\n## [1.0.0] - 2026\n\nFirst.\n"
+    assert publish_module.changelog_entry("2.0.0", text, "it") == "New labels.\n\n### Why\n\nThey were wrong."
+    assert publish_module.changelog_entry("1.0.0", text, "it") == "First."
+
+
+@pytest.mark.parametrize("text", ["1.0", "v1.0.0", "1.0.0.0", "01.0.0", "1.0.0-rc1", "١.٠.٠", "9" * 5000, "1.0.-1", ""])
+def test_no_version(text):
+    with pytest.raises(PublishError, match="is not a version; expected X.Y.Z"):
+        publish_module.parse_version(text)
+
+
 def test_the_card_of_a_folder_is_checked_before_it_is_published(small, tmp_path, monkeypatch):
     expected = Expected.load(f"{small}.expected.json")
     edited = shutil.copytree(small, tmp_path / "edited")
