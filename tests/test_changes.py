@@ -270,13 +270,13 @@ def test_tags_that_are_not_where_they_were_are_told(name, released, repository, 
 
 
 def test_no_file_but_of_this_project_is_deleted(released):
+    """Whatever the published manifest names."""
     published = as_published(released)
-    for path in ("notes.md", ".gitattributes", "assets/theirs.svg", "assets/old.png", "data/segmented/99.parquet"):
-        published.files[path] = RemoteFile(1, "f" * 64, "")
-        published.manifest["card" if "data" not in path else "files"].get("files", published.manifest["files"])[
-            path
-        ] = {}
-    assert find_changes(released, published).delete == ["assets/old.png", "data/segmented/99.parquet"]
+    texts, data = ("notes.md", ".gitattributes", "assets/theirs.svg", "assets/old.png"), "data/segmented/99.parquet"
+    published.manifest["card"]["files"].update(dict.fromkeys(texts))
+    published.manifest["files"][data] = None
+    published.files.update(dict.fromkeys((*texts, data), RemoteFile(1, "f" * 64, "")))
+    assert find_changes(released, published).delete == ["assets/old.png", data]
 
 
 def test_the_notes_of_a_version_are_its_entry_in_the_changelog():
