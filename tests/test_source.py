@@ -623,6 +623,15 @@ def test_files_beside_an_unfinished_build_are_kept(begun, tmp_path, source, caps
     assert {path: data for path, data in tree(out).items() if path in before} == before
 
 
+def test_a_folder_of_the_name_that_builds_are_made_in(tmp_path, source, built, capsys):
+    out = shutil.copytree(built, tmp_path / "out")
+    (out / ".building").mkdir()
+    (out / ".building/mine.txt").write_text("mine")
+    assert main(["--source", str(source), "--out", str(out), "--expect", f"{source}/expected.json"]) == 1
+    assert ".building: is not of this project; move it away" in capsys.readouterr().err
+    assert (out / ".building/mine.txt").exists()
+
+
 def test_a_name_that_pyarrow_would_take_for_an_address(tmp_path, source, monkeypatch):
     monkeypatch.chdir(tmp_path)
     build(source, "a:b", "--config", "unlabeled")

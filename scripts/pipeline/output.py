@@ -96,7 +96,10 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
         manifest = read_manifest(out)
     except ValueError as error:
         raise BuildError(f"{error}; choose another output folder") from error
-    begun = os.path.exists(Journal(os.path.join(out, STAGING)).file)  # by a build that was cut off
+    staging = os.path.join(out, STAGING)
+    begun = os.path.exists(Journal(staging).file)  # by a build that was cut off
+    if not begun and os.path.isdir(staging) and os.listdir(staging):
+        raise BuildError(f"{staging}: is not of this project; move it away, or choose another output folder")
     names = os.listdir(out) if os.path.isdir(out) and manifest is None and not begun else []
     names = [name for name in names if not name.endswith(LOCK)]
     if names:
