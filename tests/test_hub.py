@@ -65,6 +65,10 @@ def answer(status, **headers):
         (answer(429, ratelimit='"api";r=0;t=7'), [8] * 4, "reading: the Hub answered 429, 5 times"),
         (answer(429, retry_after="7"), [7] * 4, "reading: the Hub answered 429, 5 times"),
         (answer(429), [1, 2, 4, 8], "reading: the Hub answered 429, 5 times"),
+        (answer(503, retry_after="9"), [9] * 4, "reading: the Hub answered 503, 5 times"),
+        (answer(429, retry_after="Fri, 01 Jan 2100 00:00:00 GMT"), [300] * 4, "reading: the Hub answered 429, 5 times"),
+        (answer(429, retry_after="Fri, 01 Jan 2010 00:00:00 GMT"), [1] * 4, "reading: the Hub answered 429, 5 times"),
+        (httpx2.UnsupportedProtocol("no scheme"), [], "no scheme"),
         (answer(403), [], "the Hub answered 403: no way"),
         (ValueError("wrong"), [], "wrong"),
     ],
@@ -199,7 +203,11 @@ def test_what_no_retry_mends_ends_at_once(status, xet, hub, api, prepared, waits
     with pytest.raises(Exception) as failed:
         repository.upload(["a.parquet"], str(tmp_path))
     said = explain(failed.value)
-    assert not waits and str(status) in said and (xet or said == f"the Hub answered {status}: Injected fault {status}")
+    assert (
+        not waits
+        and str(status) in said
+        and (xet or said == f"the Hub answered {status}: Injected fault {status} (uploading a.parquet)")
+    )
 
 
 def test_a_commit_that_is_refused_though_nobody_else_committed(hub, api, prepared, waits):
@@ -214,23 +222,89 @@ def test_a_commit_that_is_refused_though_nobody_else_committed(hub, api, prepare
     assert repository.commit(repository.prepare({"b.txt": b"b"}), [], "two", head) is None
 
 
-def test_a_commit_that_takes_too_long_is_made_in_pieces(tmp_path, prepared, waits, monkeypatch):
-    """In a pull request: `main` moves once, to the whole."""
+@pytest.fixture
+def slow_hub(tmp_path, prepared, waits, monkeypatch):
+    """(hub, api, repository, head of `main`): a commit of more than four changes takes too long."""
     monkeypatch.setattr(hub_module, "COMMIT_OPERATIONS", 4)
-    with LoopbackHub(tmp_path, commit_operations=4) as hub:
+    with LoopbackHub(tmp_path / "slow", commit_operations=4) as hub:
         api = HfApi(endpoint=hub.endpoint, token=WRITE_TOKEN)
         repository = Repository(api, REPO)
         head = repository.make(State(REPO, None))
-        first = repository.commit(repository.prepare({"old.txt": b"old"}), [], "HyperKvasir 1.0.0", head)
-        texts = {f"{i}.txt": b"%d" % i for i in range(10)}
-        made = repository.commit(repository.prepare(texts), ["old.txt"], "HyperKvasir 2.0.0", first, description="Why")
-        assert set(repository.files(made)) == {".gitattributes", *texts} and repository.state().head == made
-        assert [title for _, title in repository.titles(made)][:2] == ["HyperKvasir 2.0.0", "HyperKvasir 1.0.0"]
-        assert [request.status for request in api.get_repo_discussions(REPO, repo_type="dataset")] == ["merged"]
-        with pytest.raises(PublishError, match="504, 5 times"):  # a branch cannot be moved so
-            api.create_branch(REPO, branch="next", repo_type="dataset")
-            other = Repository(api, REPO, "next")
-            other.commit(other.prepare({f"{name}x": b"x" for name in texts}), [], "three", made)
+        head = repository.commit(repository.prepare({"old.txt": b"old"}), [], "HyperKvasir 1.0.0", head)
+        yield hub, api, repository, head
+
+
+TEXTS = {f"{i}.txt": b"%d" % i for i in range(10)}
+
+
+def requests_of(api):
+    return sorted((r.num, r.status) for r in api.get_repo_discussions(REPO, repo_type="dataset"))
+
+
+def test_a_commit_that_takes_too_long_is_made_in_pieces(slow_hub):
+    """In a pull request: `main` moves once, to the whole. A branch cannot be moved so."""
+    _, api, repository, head = slow_hub
+    made = repository.commit(repository.prepare(TEXTS), ["old.txt"], "HyperKvasir 2.0.0", head, description="Why")
+    assert set(repository.files(made)) == {".gitattributes", *TEXTS} and repository.state().head == made
+    assert [title for _, title in repository.titles(made)][:2] == ["HyperKvasir 2.0.0", "HyperKvasir 1.0.0"]
+    assert requests_of(api) == [(1, "merged")]
+    api.create_branch(REPO, branch="next", repo_type="dataset")
+    other = Repository(api, REPO, "next")
+    with pytest.raises(PublishError, match="504, 5 times"):
+        other.commit(other.prepare({f"{name}x": b"x" for name in TEXTS}), [], "three", made)
+
+
+@pytest.mark.parametrize("path", ["/commit/refs%2Fpr", "/merge"])
+def test_the_answer_to_a_piece_or_merge_is_lost(path, slow_hub):
+    hub, api, repository, head = slow_hub
+    hub.faults("cut", method="POST", path=path, when="after")
+    made = repository.commit(repository.prepare(TEXTS), ["old.txt"], "HyperKvasir 2.0.0", head)
+    assert set(repository.files(made)) == {".gitattributes", *TEXTS} and requests_of(api) == [(1, "merged")]
+
+
+def test_pieces_that_come_to_nothing(slow_hub, monkeypatch):
+    """Of an earlier try: they are closed. Because `main` has moved: the same additions are committed anew."""
+    hub, api, repository, head = slow_hub
+    additions = repository.prepare(TEXTS)
+    hub.faults(403, method="POST", path="/commit/refs%2Fpr")
+    with pytest.raises(PublishError, match="discussions/1: a commit was refused: the Hub answered 403: Injected"):
+        repository.commit(additions, ["old.txt"], "HyperKvasir 2.0.0", head)
+    in_pieces = repository._in_pieces
+
+    def and_somebody_commits(*arguments):
+        made = in_pieces(*arguments)
+        api.upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id=REPO, repo_type="dataset")
+        return made
+
+    monkeypatch.setattr(repository, "_in_pieces", and_somebody_commits)
+    assert repository.commit(additions, ["old.txt"], "HyperKvasir 2.0.0", head) is None
+    assert requests_of(api) == [(1, "closed"), (2, "closed")]
+    monkeypatch.setattr(repository, "_in_pieces", in_pieces)
+    made = repository.commit(additions, ["old.txt"], "HyperKvasir 2.0.0", repository.state().head)
+    assert set(repository.files(made)) == {".gitattributes", "x.txt", *TEXTS}
+
+
+def test_a_whole_pull_request_of_an_earlier_try_is_merged(slow_hub):
+    hub, api, repository, head = slow_hub
+    additions = repository.prepare(TEXTS)
+    hub.faults(403, method="POST", path="/merge")
+    with pytest.raises(PublishError, match="discussions/1 cannot be merged: the Hub answered 403"):
+        repository.commit(additions, ["old.txt"], "HyperKvasir 2.0.0", head)
+    assert repository.state().head == head
+    whole = {".gitattributes", *TEXTS}
+    made = repository.commit(
+        additions, ["old.txt"], "HyperKvasir 2.0.0", head, is_same=lambda files: set(files) == whole
+    )
+    assert set(repository.files(made)) == whole and requests_of(api) == [(1, "merged")]
+
+
+def test_a_pull_request_in_pieces(slow_hub):
+    _, api, repository, head = slow_hub
+    about = {"description": "Why", "is_same": lambda files: set(TEXTS) <= set(files)}
+    for _ in range(2):  # the second finds it
+        made, address = repository.open_pull_request(repository.prepare(TEXTS), ["old.txt"], "two", head, **about)
+        assert set(repository.files(made)) == {".gitattributes", *TEXTS} and address.endswith("/discussions/1")
+    assert repository.state().head == head and requests_of(api) == [(1, "open")]
 
 
 @pytest.mark.parametrize("fault", ["none", "chunks", "resolve", "no hf_xet"])
@@ -293,15 +367,13 @@ def test_a_hub_that_does_not_say_who_may_write(hub, api, waits, capsys):
     assert "the Hub does not say whether the token may write" in capsys.readouterr().err
 
 
-def test_what_is_wrong_with_a_card_is_said_in_words(api, monkeypatch):
-    """The Hub answers in JSON."""
-
-    def refuse(card):
-        raise ValueError('{"errors": [{"message": "license is unknown"}, {"message": "no tags"}], "warnings": []}')
-
-    monkeypatch.setattr(hub_module.DatasetCard, "validate", refuse)
-    with pytest.raises(PublishError, match="^the Hub does not accept the card: license is unknown; no tags$"):
-        Repository(api, REPO).check_card("---\nlicense: mine\n---\n")
+def test_what_is_wrong_with_a_card_is_said_in_words(hub, api, prepared, waits):
+    """The Hub answers in JSON. A busy one is asked again."""
+    card = "---\nconfigs:\n- config_name: a\n  data_files: x\n- config_name: a\n  data_files: x\n---\n"
+    hub.faults(503, path="validate-yaml", times=2)
+    with pytest.raises(PublishError, match="^the Hub does not accept the card: [^{]*'a'[^{]*$"):
+        Repository(api, REPO).check_card(card)
+    assert waits == [1, 2]
 
 
 def test_a_busy_hub_is_no_wrong_token(hub, api, waits):

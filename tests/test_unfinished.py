@@ -104,6 +104,7 @@ def test_a_first_version_that_is_abandoned(xet_publisher, small):
     assert set(p.published()[0]) == {".gitattributes", "notes.txt"}
     p.way_out("--abandon", reason="nothing to abandon")
     p.way_out("--finish", reason="no version is committed to main")
+    p.ok(small, "1.0.0")
 
 
 @pytest.mark.parametrize("archives", [False, True])
@@ -132,6 +133,74 @@ def test_files_that_the_commit_would_leave_out(name, content, message, archives,
         p, name, b"*.parquet filter=lfs diff=lfs merge=lfs -text\n"
     )
     p.ok(place, "1.0.0", *flags, expect=expect)
+
+
+@one_worker
+def tag_at(name, commit):
+    """Puts a tag elsewhere: at the initial commit, or the head."""
+
+    def change(publisher):
+        commits = [commit.commit_id for commit in publisher.api.list_repo_commits(REPO, repo_type="dataset")]
+        if name in publisher.published()[2]:
+            publisher.api.delete_tag(REPO, tag=name, repo_type="dataset")
+        publisher.api.create_tag(REPO, tag=name, revision=commits[commit], repo_type="dataset")
+
+    return change
+
+
+def without_tag(publisher):
+    publisher.api.delete_tag(REPO, tag="v1.0.0", repo_type="dataset")
+
+
+NO_TAG = "no version is tagged at a commit of main, so none can be put back, but there were HyperKvasir 1.0.0; tag"
+
+
+@one_worker
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (tag_at("v1.0.0", -1), NO_TAG),  # the initial commit
+        (tag_at("v1.0.0", 0), NO_TAG),
+        (without_tag, NO_TAG),
+        (tag_at("v9.0.0", -1), None),
+        (tag_at("v2.0.0", 0), "main is as v2.0.0: nothing to abandon"),
+    ],
+)
+def test_tags_that_are_not_what_they_say(change, reason, publisher):
+    """No version is put back that was not published under its tag."""
+    before = publisher.published("v1.0.0")[0]
+    change(publisher)
+    head = publisher.published()[1]
+    publisher.way_out("--abandon", reason=reason)
+    assert (publisher.published()[1] == head) == bool(reason)
+    assert reason or {path: c for path, c in publisher.published()[0].items() if path != "notes.txt"} == before
+
+
+@one_worker
+def test_abandoning_says_what_it_did(publisher):
+    """It keeps what people put there. If the answer to its commit is lost, it sees that it is done."""
+    upload_file(publisher, "assets/theirs.png", b"theirs")
+    publisher.hub.faults("cut", method="POST", path="/commit/", when="after")
+    said = publisher.way_out("--abandon")
+    assert "put back as in v1.0.0: manifest.json" in said and "main is as in v1.0.0, by commit" in said
+    assert publisher.read("assets/theirs.png") == b"theirs"
+
+
+@one_worker
+def test_a_token_that_may_not_tag(publisher):
+    publisher.hub.faults(403, method="POST", path="/tag/", times=0)
+    publisher.hub.faults(403, path="/commits/", times=0)
+    reason = "2.0.0 is committed as .{40}, and cannot be tagged: the Hub answered 403: .* that may: --finish"
+    publisher.way_out("--finish", reason=reason)
+
+
+@one_worker
+@pytest.mark.parametrize("version", ["7.0.0", "08.0.0"])
+def test_a_version_that_was_edited(version, publisher):
+    manifest = json.loads(publisher.read("manifest.json"))
+    upload_file(publisher, "manifest.json", json.dumps({**manifest, "version": version}).encode())
+    said = publisher.way_out("--finish", reason="manifest.json")
+    assert "manifest.json is of 7.0.0, and CITATION.cff of 2.0.0" in said or "version: '08.0.0' does not match" in said
 
 
 @one_worker
@@ -196,6 +265,10 @@ def test_edits_on_the_hub_are_not_overwritten_in_silence(xet_publisher, small, e
     p.refused(reason, everything, "1.1.0", "--dry-run")
     p.refused(reason, small, "1.0.1")
     assert p.read("README.md") == card
+    p.api.delete_tag(REPO, tag="v1.0.0", repo_type="dataset")
+    p.api.create_tag(REPO, tag="v1.0.0", repo_type="dataset")  # at the edited commit
+    upload_file(p, "assets/findings.jpg", b"somebody's own")
+    p.refused("CITATION.bib, README.md, assets/findings.jpg was edited on the Hub", everything, "1.1.0", "--dry-run")
     said = p.ok(everything, "1.1.0", "--overwrite")
     assert "README.md was edited on the Hub since 1.0.0: it will be replaced" in said
     assert b"somebody added" not in p.read("README.md")

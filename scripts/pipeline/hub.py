@@ -9,7 +9,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, BinaryIO, NamedTuple
+from urllib.request import getproxies
 
 import httpx2
 import pyarrow.parquet as pq
@@ -18,14 +21,20 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationCopy,
     CommitOperationDelete,
-    DatasetCard,
     HfApi,
     HfFileSystem,
     constants,
+    get_session,
     get_token,
     set_client_factory,
 )
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.utils import (
     disable_progress_bars,
     hf_raise_for_status,
@@ -40,6 +49,7 @@ from scripts.pipeline.console import Progress, say
 TRIES = 5  # of one request, before giving up
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 120  # to wait for an answer, or for more of it; the Hub itself ends a commit after 60
+MOST_SECONDS = 300  # to wait between tries: the Hub counts requests in windows of five minutes
 HEARTBEAT_SECONDS = 30  # between lines that say that a request still waits
 BUSY = (408, 409, 429, 500, 502, 503, 504)  # statuses that pass; 409: another commit is being made
 COMMIT_OPERATIONS = 100  # at most, of commits in pieces: https://huggingface.co/docs/hub/storage-limits
@@ -47,6 +57,7 @@ FIRST_CHUNK = 128 << 10  # bytes; no chunk of Xet is larger
 BATCH_BYTES = 128 << 20  # uploaded in one go: at most this is sent again after a kill
 AGAIN = "run the same command again: it picks up where it left off"
 DATASET = {"repo_type": "dataset"}
+UNFINISHED = "Made in several commits, and merged by the publication when it is whole: not to be merged by hand."
 
 
 class PublishError(RuntimeError):
@@ -144,6 +155,7 @@ def patiently(what: str, action: Callable[[], Any]) -> Any:
         except Exception as error:
             wait = _wait(error, attempt)
             if wait is None:
+                error.add_note(what)
                 raise
             if attempt == TRIES:
                 raise PublishError(f"{what}: {_reason(error)}, {TRIES} times; {AGAIN}{_endpoint(error)}") from error
@@ -153,7 +165,8 @@ def patiently(what: str, action: Callable[[], Any]) -> Any:
 
 def _endpoint(error):
     """Where the Hub is looked for, if nothing answers there."""
-    return f" (HF_ENDPOINT is {constants.ENDPOINT})" if _status(error) is None else ""
+    proxy = ", and a proxy is set" if getproxies() else ""
+    return f" (HF_ENDPOINT is {constants.ENDPOINT}{proxy})" if _status(error) is None else ""
 
 
 def _answered(error):
@@ -173,7 +186,8 @@ def _status(error) -> int | None:
 
 def _wait(error, attempt):
     """Seconds to wait before the next try; None if a retry would not help."""
-    if isinstance(error, PublishError):
+    never = OfflineModeIsEnabled, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError
+    if isinstance(error, (PublishError, *never)):
         return None
     status, answered = _status(error), _answered(error)
     if status is not None and status not in BUSY:
@@ -181,13 +195,20 @@ def _wait(error, attempt):
     network = isinstance(error, HTTPError | ConnectionError | TimeoutError)
     if status is None and not network and type(error) is not RuntimeError:  # which hf_xet raises for its network errors
         return None
-    headers = answered.response.headers if status == 429 and answered else {}
-    limit = parse_ratelimit_headers(headers)
-    if limit is not None:
-        return min(limit.reset_in_seconds + 1, 300)
-    if headers.get("retry-after", "").isdigit():
-        return min(int(headers["retry-after"]), 300)
-    return 2 ** (attempt - 1)
+    headers = answered.response.headers if answered else {}
+    limit = parse_ratelimit_headers(headers) if status == 429 else None
+    wanted = limit.reset_in_seconds + 1 if limit else _retry_after(headers)
+    return 2 ** (attempt - 1) if wanted is None else min(max(wanted, 1), MOST_SECONDS)
+
+
+def _retry_after(headers):
+    """Seconds that a Retry-After header asks for, as a number or a date; None without one."""
+    text = headers.get("retry-after", "")
+    if text.isdigit():
+        return int(text)
+    with contextlib.suppress(ValueError):
+        return (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+    return None
 
 
 def _reason(error):
@@ -208,7 +229,8 @@ def explain(error: Exception) -> str:
     if isinstance(error, PublishError) or (answered is None and str(error)):
         return str(error)
     words = getattr(answered, "server_message", None)
-    return ": ".join([_reason(error), *([words[:1000]] if words else [])])
+    notes = [f" ({note})" for note in getattr(error, "__notes__", ())[:1]]
+    return ": ".join([_reason(error), *([words[:1000]] if words else [])]) + "".join(notes)
 
 
 # ------------------------------------------------------------------------------------------------------------- token
@@ -243,6 +265,19 @@ def _no_permission(repo_id, error):
 
 
 # -------------------------------------------------------------------------------------------------------- repository
+
+
+class PullRequest(NamedTuple):
+    """A pull request: its number, the commit that it ends with, and where it is shown."""
+
+    number: int
+    head: str
+    address: str
+
+
+def _was_slow(error):
+    """Whether the Hub took too long, to the end."""
+    return _status(error.__cause__) == 504 or isinstance(error.__cause__, TimeoutError)
 
 
 def check_branch(name: str) -> None:
@@ -411,10 +446,17 @@ class Repository:
 
     def check_card(self, text: str) -> None:
         """Refuses a card whose metadata the Hub does not accept. So would the commit, but with less to say."""
-        try:
-            patiently("asking whether the Hub accepts the card", DatasetCard(text).validate)
-        except ValueError as error:
-            raise PublishError(f"the Hub does not accept the card: {_card_errors(str(error))}") from error
+
+        def ask():  # as DatasetCard.validate does, which fails in other ways where the Hub is busy
+            body = {"repoType": "dataset", "content": text}
+            response = get_session().post(f"{self.api.endpoint}/api/validate-yaml", json=body)
+            if response.status_code != 400:
+                hf_raise_for_status(response)
+            return None if response.status_code != 400 else response.text
+
+        wrong = patiently("asking whether the Hub accepts the card", ask)
+        if wrong:
+            raise PublishError(f"the Hub does not accept the card: {_card_errors(wrong)}")
 
     # ------------------------------------------------------------------------------------------------------ write
 
@@ -526,55 +568,93 @@ class Repository:
         return [*self.prepare(small), *large]
 
     def commit(
-        self, additions: list, deletions: list[str], message: str, parent: str, *, description: str = ""
+        self,
+        additions: list,
+        deletions: list[str],
+        message: str,
+        parent: str,
+        *,
+        description: str = "",
+        is_same: Callable[[dict[str, RemoteFile]], bool] = lambda files: False,
     ) -> str | None:
         """One commit of all changes on `parent`; its id, or None if the branch has moved on since.
 
         Where the Hub takes too long for one commit, several are made in a pull request, which is merged when it is
-        whole: `main` still moves in one step. No other branch can be moved so.
+        whole: `main` still moves in one step. No other branch can be moved so. `is_same` tells, by its files, whether a
+        pull request of an earlier try is whole.
         """
         operations = [*additions, *(CommitOperationDelete(path) for path in deletions)]
-        about = {"commit_message": message, "commit_description": description}
         say(f"committing {len(operations):,} changes")
         try:
-            return self._create_commit("committing", operations, parent, revision=self.branch, **about).oid
+            about = {"commit_message": message, "commit_description": description, "revision": self.branch}
+            return self._create_commit("committing", operations, parent, **about).oid
         except HfHubHTTPError as error:
             if _status(error) == 412 and self._head() != parent:
                 return None
             raise PublishError(f"{self.repo_id}: the commit was refused: {explain(error)}") from error
         except PublishError as error:
-            slow = _status(error.__cause__) == 504 or isinstance(error.__cause__, TimeoutError)
-            if not slow or self.branch != "main" or len(operations) <= COMMIT_OPERATIONS:
+            if not _was_slow(error) or self.branch != "main" or len(operations) <= COMMIT_OPERATIONS:
                 raise
             if self._head() != parent:
                 return None  # it was made after all, or another one
-            return self._commit_in_pieces(operations, parent, about)
+            found = self._find_pull_request(message, is_same) or self._in_pieces(
+                operations, parent, message, description
+            )
+            return self._merge(found, parent)
 
     def _head(self):
         refs = patiently("reading branches", lambda: self.api.list_repo_refs(self.repo_id, **DATASET))
         return next((ref.target_commit for ref in refs.branches if ref.name == self.branch), None)
 
     def _create_commit(self, doing, operations, parent, **settings) -> CommitInfo:
-        commit = self.api.create_commit
-        return patiently(doing, lambda: commit(self.repo_id, operations, parent_commit=parent, **settings, **DATASET))
+        return patiently(doing, lambda: self._commit_once(operations, parent, **settings))
 
-    def _commit_in_pieces(self, operations, parent, about):
+    def _commit_once(self, operations, parent, **settings) -> CommitInfo:
+        for operation in operations:
+            operation._is_committed = False  # to a pull request that came to nothing: it may be committed again
+        return self.api.create_commit(self.repo_id, operations, parent_commit=parent, **settings, **DATASET)
+
+    def _in_pieces(self, operations, parent, message, description) -> PullRequest:
+        """A pull request of all changes, made in several commits. Closes what is left of earlier tries."""
+        for request in self._open_requests(message):
+            say(f"closing {request.address}, which is of an earlier try")
+            self._close(request)
         pieces = [operations[i : i + COMMIT_OPERATIONS] for i in range(0, len(operations), COMMIT_OPERATIONS)]
-        say(f"the Hub takes too long for one commit: making {len(pieces)} in a pull request, to be merged when whole")
-        request = self._create_commit("opening a pull request", pieces[0], parent, create_pr=True, **about)
-        head = request.oid
+        say(f"the Hub takes too long for one commit: making {len(pieces)} in a pull request")
+        about = {"commit_message": message, "commit_description": f"{description}\n\n{UNFINISHED}".strip()}
+        made = self._create_commit("opening a pull request", pieces[0], parent, create_pr=True, **about)
+        head = made.oid
         for number, piece in enumerate(pieces[1:], start=2):
-            doing = f"committing, {number} of {len(pieces)}"
-            head = self._create_commit(doing, piece, head, revision=request.pr_revision, **about).oid
+            head = self._add_piece(f"committing, {number} of {len(pieces)}", piece, head, made, about)
+        return PullRequest(made.pr_num, head, made.pr_url)
+
+    def _add_piece(self, doing, piece, head, request, about):
+        try:
+            return self._create_commit(doing, piece, head, revision=request.pr_revision, **about).oid
+        except HfHubHTTPError as error:
+            now = self._pull_request_heads().get(request.pr_revision)
+            if _status(error) != 412 or now in (head, None):
+                raise PublishError(f"{request.pr_url}: a commit was refused: {explain(error)}; {AGAIN}") from error
+            return now  # the answer to an earlier try was lost, and nobody else commits there
+
+    def _merge(self, request, parent):
+        """The head after a merge, None if it has moved on since `parent`."""
         if self._head() != parent:
-            say(f"{request.pr_url} is out of date; close it")
+            say(f"closing {request.address}: it is out of date")
+            self._close(request)
             return None
         try:
-            patiently("merging", lambda: self.api.merge_pull_request(self.repo_id, request.pr_num, **DATASET))
-        except HfHubHTTPError as error:
+            patiently("merging", lambda: self.api.merge_pull_request(self.repo_id, request.number, **DATASET))
+        except (HfHubHTTPError, PublishError) as error:
             if self._head() == parent:  # else the answer to an earlier try was lost
-                raise PublishError(f"{request.pr_url} cannot be merged: {explain(error)}") from error
+                raise PublishError(f"{request.address} cannot be merged: {explain(error)}; {AGAIN}") from error
         return self._head()
+
+    def _close(self, request):
+        patiently(
+            "closing a pull request",
+            lambda: self.api.change_discussion_status(self.repo_id, request.number, "closed", **DATASET),
+        )
 
     def open_pull_request(
         self,
@@ -588,31 +668,42 @@ class Repository:
     ) -> tuple[str, str]:
         """(commit, address) of a pull request of all changes; of an open one, if its files are the same already."""
         operations = [*additions, *(CommitOperationDelete(path) for path in deletions)]
-        about = {"commit_message": message, "commit_description": description, "create_pr": True, **DATASET}
+        about = {"commit_message": message, "commit_description": description, "create_pr": True}
 
-        def find_or_open():  # all of it is one try: if the answer to the first was lost, the next finds it
+        def find_or_open():  # if the answer to an earlier try was lost, it is found
             found = self._find_pull_request(message, is_same)
             if found:
                 return found
-            made = self.api.create_commit(self.repo_id, operations, parent_commit=parent, **about)
-            return made.oid, made.pr_url
+            made = self._commit_once(operations, parent, **about)
+            return PullRequest(made.pr_num, made.oid, made.pr_url)
 
         try:
-            return patiently("opening the pull request", find_or_open)
+            request = patiently("opening the pull request", find_or_open)
         except HfHubHTTPError as error:
             raise PublishError(f"{self.repo_id}: the pull request was refused: {explain(error)}") from error
+        except PublishError as error:
+            if not _was_slow(error) or len(operations) <= COMMIT_OPERATIONS:
+                raise
+            request = self._in_pieces(operations, parent, message, description)
+        return request.head, request.address
 
-    def _find_pull_request(self, title, is_same):
-        refs = self.api.list_repo_refs(self.repo_id, include_pull_requests=True, **DATASET).pull_requests or []
-        commits = {ref.ref: ref.target_commit for ref in refs}
-        listed = self.api.get_repo_discussions(
-            self.repo_id, discussion_type="pull_request", discussion_status="open", **DATASET
+    def _pull_request_heads(self):
+        """{"refs/pr/1": commit}"""
+        refs = patiently(
+            "reading pull requests",
+            lambda: self.api.list_repo_refs(self.repo_id, include_pull_requests=True, **DATASET),
         )
-        for request in listed:
-            commit = commits.get(f"refs/pr/{request.num}")
-            if request.title == title and commit and is_same(self.files(commit)):
-                return commit, request.url
-        return None
+        return {ref.ref: ref.target_commit for ref in refs.pull_requests or []}
+
+    def _open_requests(self, title) -> list[PullRequest]:
+        about = {"discussion_type": "pull_request", "discussion_status": "open", **DATASET}
+        listed = patiently("reading pull requests", lambda: list(self.api.get_repo_discussions(self.repo_id, **about)))
+        heads = self._pull_request_heads()
+        mine = [request for request in listed if request.title == title and f"refs/pr/{request.num}" in heads]
+        return [PullRequest(r.num, heads[f"refs/pr/{r.num}"], r.url) for r in mine]
+
+    def _find_pull_request(self, title, is_same) -> PullRequest | None:
+        return next((r for r in self._open_requests(title) if is_same(self.files(r.head))), None)
 
     def tag(self, name: str, sha: str, message: str) -> None:
         """Tags a commit. Raises PublishError if the tag exists at another commit, or the commit is gone."""

@@ -79,7 +79,7 @@ _FORM = Draft202012Validator(
                 "files": _each(_object({"bytes": _COUNT, "sha256": _TEXT}), pattern=rf"^({_PIECE}/)?{_PIECE}\Z"),
             }
         ),
-        version={"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9}){2}\Z"},
+        version={"type": "string", "pattern": r"^(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}\Z"},
         versions=_each(_TEXT),
     )
 )
@@ -151,7 +151,7 @@ def parse_manifest(text: str, where: str) -> dict:
                 raise ValueError(f"{where}: names {path[:200]!r}, a path outside its folder; the manifest is refused")
     error = best_match(_FORM.iter_errors(manifest))
     if error:
-        place = " / ".join(map(str, error.absolute_path))
+        place = " / ".join(map(str, error.absolute_path)).encode("unicode_escape").decode()
         raise _not_ours(where, f"{place[:300]}: {error.message[:300]}" if place else error.message[:300])
     manifest.setdefault("versions", {})
     return manifest

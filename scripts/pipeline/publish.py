@@ -18,18 +18,29 @@ from typing import NamedTuple, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
 from hyper_kvasir import features_of, listed
 from scripts.pipeline.console import Progress, say, table
-from scripts.pipeline.hub import AGAIN, PublishError, RemoteFile, Repository, State, patiently, tagged_elsewhere
+from scripts.pipeline.hub import (
+    AGAIN,
+    PublishError,
+    RemoteFile,
+    Repository,
+    State,
+    explain,
+    patiently,
+    tagged_elsewhere,
+)
 from scripts.pipeline.manifest import FILE, is_own_file, matching, parse_manifest, part_of_path
 from scripts.pipeline.parquet import ROWS, entry_of, features_metadata
 from scripts.pipeline.readers import does_not_load, loaded_rows, stream_problems
 from scripts.pipeline.verify import differing_files
 
 ABANDONED = ("Put HyperKvasir", "Remove HyperKvasir")  # how titles of commits begin that follow an abandoned version
+VERSION_TITLE = re.compile(r"HyperKvasir (\d+\.\d+\.\d+)\b")  # of a commit, or of one that merged it
 VERSION_TAG = re.compile(r"v(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}")
+HUBS_README = re.compile(r"\s*(---\s*(license: *[\w.-]+\s*)?---\s*)?")  # as the Hub makes one for a new repository
 ROUNDS = 3  # of drafting, if somebody else commits meanwhile
 LOAD_BYTES = 128 << 20  # of a part: larger ones are read back by streaming and by their footers only
 MOST_FILES, MOST_IN_FOLDER = 100_000, 10_000  # https://huggingface.co/docs/hub/storage-limits
@@ -171,7 +182,7 @@ def publish(
     for _ in range(ROUNDS):
         say(f"reading what is published in {repository.repo_id}")
         published = read_published(repository)
-        check_repository(published)
+        check_repository(published, repository)
         _check_access(repository, published, private, dry_run)
         tell_tags(repository, published)
         draft = maker.draft(published)
@@ -220,25 +231,29 @@ class Delivery:
     def commit(self, release: Release, notes: str) -> str | None:
         """Sends what was not sent yet, and commits. Returns the commit; None if somebody else was faster."""
         additions, deletions = self._operations(release)
-        parent, title = self._parent(), title_of(release.version)
-        return parent and self.repository.commit(additions, deletions, title, parent, description=notes)
+        parent, title, is_same = self._parent(), title_of(release.version), self._sameness(release, deletions)
+        about = {"description": notes, "is_same": is_same}
+        return parent and self.repository.commit(additions, deletions, title, parent, **about)
 
     def open_pull_request(self, release: Release, notes: str) -> str:
         """Sends what was not sent yet, opens a pull request, reads it back, and returns lines on how it ended."""
         additions, deletions = self._operations(release)
-
-        def is_same(there):
-            gone = self.repository.files(self.published.head).keys() - there.keys()
-            return all(release.is_there(path, there) for path in release.paths) and set(deletions) <= gone
-
-        sha, address = self.repository.open_pull_request(
-            additions, deletions, title_of(release.version), self._parent(), description=notes, is_same=is_same
-        )
+        about = {"description": notes, "is_same": self._sameness(release, deletions)}
+        title = title_of(release.version)
+        sha, address = self.repository.open_pull_request(additions, deletions, title, self._parent(), **about)
         _check_read_back(self.repository, sha, release, "close that pull request, and open another")
         return (
             f"{release.version} is a pull request: {address}\n"
             f"when it is merged: python -m scripts.publish --repo-id {self.repository.repo_id} --finish"
         )
+
+    def _sameness(self, release, deletions):
+        """A function that tells whether files on the Hub are those of a release."""
+
+        def is_same(there):
+            return all(release.is_there(path, there) for path in release.paths) and not set(deletions) & set(there)
+
+        return is_same
 
     def _operations(self, release):
         """(what to add, paths to delete), everything sent."""
@@ -280,7 +295,13 @@ def _nothing_new(repository, draft, published, changes, *, dry_run):
 def _finish(repository, release, sha):
     _check_read_back(repository, sha, release, "--finish tries again; --abandon puts the last tagged version back")
     say(f"tagging {release.tag}")
-    repository.tag(release.tag, sha, title_of(release.version))
+    try:
+        repository.tag(release.tag, sha, title_of(release.version))
+    except HfHubHTTPError as error:
+        raise PublishError(
+            f"{release.version} is committed as {sha}, and cannot be tagged: {explain(error)}; with a token that may: "
+            "--finish"
+        ) from error
     config = next(iter(release.manifest["configs"]))
     return (
         f"published {release.tag} of {repository.repo_id} as commit {sha}\n"
@@ -327,10 +348,15 @@ def _committed(repository, published):
     if published.version is None:
         raise PublishError(f"{repository.repo_id}: no version is committed to {repository.branch}; publish one")
     texts, problems = {FILE: repository.read(FILE, published.head)}, []
+    if not published.manifest["configs"] or not published.manifest["files"]:
+        problems.append(f"{FILE} names no config, or no file")
     for path, entry in published.texts.items():
         texts[path] = repository.read(path, published.head) if path in published.files else b""
         if hashlib.sha256(texts[path]).hexdigest() != entry["sha256"]:
             problems.append(f"{path} is gone, or was edited since")
+    cited = re.search(r"(?m)^version: (\S+)$", texts.get("CITATION.cff", b"").decode("utf-8", "replace"))
+    if cited and cited[1] != published.version:
+        problems.append(f"{FILE} is of {published.version}, and CITATION.cff of {cited[1]}")
     if problems:
         raise PublishError(
             f"{repository.repo_id}: {published.version} is not as it was committed:\n{listed(problems)}\n"
@@ -342,46 +368,77 @@ def _committed(repository, published):
 def abandon(repository: Repository) -> str:
     """Puts the last tagged version back in one commit, in place of one that was committed and cannot be finished.
 
-    Without any tagged version, the files of the committed one are removed. Files that are not of this project stay.
-    Sends no large file. Returns a line on how it ended. Raises PublishError if there is nothing to abandon.
+    That is the highest of those whose tag is at a commit of this branch that holds it. If none was ever published, the
+    files that the committed one names are removed. Files that are not of this project stay. Sends no large file.
+    Returns a line on how it ended. Raises PublishError if there is nothing to abandon.
     """
     say(f"reading what is published in {repository.repo_id}")
     state = repository.state()
     if state.head is None:
         raise PublishError(f"{repository.repo_id} does not exist, or this token cannot see it")
     repository.check_access(state)
-    mine = {path for path in state.files if is_own_file(path)}
-    tagged = sorted((parse_version(name[1:]), name) for name in state.tags if VERSION_TAG.fullmatch(name))
-    name = tagged[-1][1] if tagged else None
-    there = {path: f for path, f in repository.files(state.tags[name]).items() if is_own_file(path)} if name else {}
-    if name is None:
-        named = _named_in_manifest(repository, state)
-        mine &= {*named, FILE} if named is not None else set()
+    manifest = _manifest_at(repository, state.head) if FILE in state.files else None
+    tag, there = _last_tagged(repository, state)
+    now = state.tags.get(f"v{manifest.get('version')}") if manifest else None
+    if now and _manifest_at(repository, now) == manifest:
+        raise PublishError(
+            f"{repository.repo_id}: {repository.branch} is as v{manifest['version']}: nothing to abandon"
+        )
+    mine = {path for path in state.files if is_own_file(path) and path in _named(manifest, state.files)}
     changed = [path for path, file in there.items() if state.files.get(path) != file]
     gone = sorted(mine - set(there))
-    if state.files.get(FILE) == there.get(FILE) or not (changed or gone):
-        raise PublishError(f"{repository.repo_id}: {repository.branch} is as {name or 'before'}: nothing to abandon")
-    title = f"{ABANDONED[0]} {name} back" if name else f"{ABANDONED[1]}, which was not finished"
-    operations = repository.restore(changed, there, state.tags[name]) if name else []
-    sha = repository.commit(operations, gone, title, state.head)
-    if sha is None:
-        raise PublishError(f"{repository.repo_id}: somebody else committed meanwhile; {AGAIN}")
-    after = {path: file for path, file in repository.files(sha).items() if path in there or path in mine}
-    if after != there:
-        raise PublishError(f"{repository.repo_id}: commit {sha} is not as {name or 'before'}; {AGAIN}")
-    what = f"as in {name}" if name else "without the version that was not finished"
+    if not changed and not gone:
+        raise PublishError(f"{repository.repo_id}: {repository.branch} is as {tag or 'before'}: nothing to abandon")
+    for path in changed:
+        say(f"put back as in {tag}: {path}")
+    for path in gone:
+        say(f"removed: {path}")
+    title = f"{ABANDONED[0]} {tag} back" if tag else f"{ABANDONED[1]}, which was not finished"
+    operations = repository.restore(changed, there, state.tags[tag]) if tag else []
+
+    def is_same(files):
+        return {path: file for path, file in files.items() if path in there or path in mine} == there
+
+    sha = repository.commit(operations, gone, title, state.head, is_same=is_same)
+    sha = sha or repository.state().head  # the answer may have been lost
+    if not is_same(repository.files(sha)):
+        raise PublishError(f"{repository.repo_id}: commit {sha} is not as {tag or 'before'}; {AGAIN}")
+    what = f"as in {tag}" if tag else "without the version that was not finished"
     return f"{repository.repo_id}: {repository.branch} is {what}, by commit {sha}"
 
 
-def _named_in_manifest(repository, state):
-    """Paths that the manifest at the head names; None where there is none to be read."""
-    if FILE not in state.files:
-        return None
+def _manifest_at(repository, revision):
+    """The manifest at a revision; None where there is none, or none of this project."""
     try:
-        manifest = parse_manifest(repository.read(FILE, state.head).decode("utf-8", "replace"), FILE)
-    except ValueError as error:
-        raise PublishError(f"{repository.repo_id}/{error}; there is no tagged version to put back") from error
-    return [*manifest["files"], *manifest.get("card", {}).get("files", {})]
+        return parse_manifest(repository.read(FILE, revision).decode("utf-8", "replace"), FILE)
+    except (EntryNotFoundError, ValueError):
+        return None
+
+
+def _last_tagged(repository, state):
+    """(tag, {path: file}) of the highest version that is tagged at a commit of this branch; (None, {}) without one."""
+    titles = repository.titles(state.head)
+    commits = {commit for commit, _ in titles}
+    tags = [name for name, commit in state.tags.items() if VERSION_TAG.fullmatch(name) and commit in commits]
+    for name in sorted(tags, key=lambda name: parse_version(name[1:]), reverse=True):
+        manifest = _manifest_at(repository, state.tags[name])
+        if manifest and f"v{manifest.get('version')}" == name:
+            files = repository.files(state.tags[name])
+            return name, {path: file for path, file in files.items() if path in _named(manifest, ())}
+    versions = [title for _, title in titles if VERSION_TITLE.match(title)]
+    if len(set(versions)) > 1:
+        raise PublishError(
+            f"{repository.repo_id}: no version is tagged at a commit of {repository.branch}, so none can be put back, "
+            f"but there were {', '.join(versions[1:4])}; tag the commit of the one to put back, and run again"
+        )
+    return None, {}
+
+
+def _named(manifest, there):
+    """The paths that are a manifest's; without a readable one, itself and the data in `there`."""
+    if manifest is None:
+        return {FILE, *(path for path in there if path.startswith("data/"))}
+    return {FILE, *manifest["files"], *manifest.get("card", {}).get("files", {})}
 
 
 def tell_tags(repository: Repository, published: Published) -> None:
@@ -390,8 +447,13 @@ def tell_tags(repository: Repository, published: Published) -> None:
         return
     commits: dict[str, list[str]] = {}
     was_abandoned = False
-    for commit, title in repository.titles(published.head):
-        found = re.match(r"HyperKvasir (\d+\.\d+\.\d+)\b", title)
+    try:
+        titles = repository.titles(published.head)
+    except Exception as error:  # whatever the Hub answers: this only informs
+        say(f"note: whether earlier tags are where they were is not known: {explain(error)}")
+        return
+    for commit, title in titles:
+        found = VERSION_TITLE.match(title)
         if found and not was_abandoned:
             commits.setdefault(found[1], []).append(commit)
         was_abandoned = title.startswith(ABANDONED) if not found else False
@@ -453,8 +515,11 @@ def _without_version(manifest):
 def _is_edited(repository, published, path):
     """Whether a file of the card is gone on the Hub, or changed there by hand, since it was published."""
     entry = published.texts[path]
-    if path not in published.files or published.files[path].size != entry["bytes"]:
+    file = published.files.get(path)
+    if file is None or file.size != entry["bytes"]:
         return True
+    if file.sha256 is not None:  # of a large file the Hub tells it
+        return file.sha256 != entry["sha256"]
     return hashlib.sha256(repository.read(path, published.head)).hexdigest() != entry["sha256"]
 
 
@@ -462,6 +527,8 @@ def check_edits(repository: Repository, draft: Draft, published: Published, *, o
     """Names the texts that were edited on the Hub since they were published; refuses if they may not be replaced."""
     edited = edited_texts(repository, published)
     if isinstance(draft, Release):  # else they are not made yet
+        theirs = [path for path in draft.texts if path in published.files and path not in published.texts]
+        edited += [path for path in theirs if path not in ("README.md", FILE)]
         edited = [path for path in edited if not draft.is_there(path, published.files)]
     since = f"was edited on the Hub since {published.version}" if published.version else "is not of this project"
     if edited and not overwrite:
@@ -475,17 +542,10 @@ def check_edits(repository: Repository, draft: Draft, published: Published, *, o
 
 def edited_texts(repository: Repository, published: Published) -> list[str]:
     """The texts that are on the Hub with other content than was published."""
-    if published.manifest is None and "README.md" in published.files:  # the Hub's own, of a new repository, has no text
+    if published.manifest is None and "README.md" in published.files:
         text = repository.read("README.md", published.head).decode("utf-8", "replace")
-        return ["README.md"] if re.sub(r"\A---\n.*?^---$", "", text, flags=re.DOTALL | re.MULTILINE).strip() else []
-    there = [path for path in published.texts if path in published.files]
-    tagged = published.tags.get(f"v{published.version}")
-    if tagged == published.head:
-        return []
-    if tagged is not None:  # one request instead of one for each
-        before = repository.files(tagged)
-        return [path for path in there if published.files[path] != before.get(path)]
-    return [path for path in there if _is_edited(repository, published, path)]
+        return [] if HUBS_README.fullmatch(text) else ["README.md"]
+    return [path for path in published.texts if path in published.files and _is_edited(repository, published, path)]
 
 
 def changes_table(draft: Draft, changes: Changes) -> str:
@@ -512,8 +572,11 @@ def changes_table(draft: Draft, changes: Changes) -> str:
 # ------------------------------------------------------------------------------------------------------------ refuse
 
 
-def check_repository(published: Published) -> None:
-    """Refuses a repository of something else, and names that `datasets` would take for a loading script."""
+def check_repository(published: Published, repository: Repository | None = None) -> None:
+    """Refuses a repository of something else, and names that `datasets` would take for a loading script.
+
+    Other files in a `repository` do not matter if a version was published there, and abandoned.
+    """
     repo_id = published.repo_id
     name = repo_id.split("/")[-1]
     if name.endswith(".py"):
@@ -521,7 +584,8 @@ def check_repository(published: Published) -> None:
     if f"{name}.py" in published.files:
         raise PublishError(f"{repo_id} holds {name}.py: datasets refuses to load it as a script; delete that file")
     others = sorted(set(published.files) - {".gitattributes", ".gitignore", "README.md"})
-    if published.manifest is None and others:
+    was_ours = others and repository and any(t.startswith(ABANDONED[1]) for _, t in repository.titles(published.head))
+    if published.manifest is None and others and not was_ours:
         raise PublishError(f"{repo_id} holds something else ({others[0]}, no {FILE}); choose another repository")
 
 
@@ -594,11 +658,7 @@ def check_tag(repository: Repository, name: str, published: Published) -> None:
     commit = published.tags[name]
     if commit == published.head:
         return
-    try:
-        text = repository.read(FILE, commit)
-    except EntryNotFoundError:
-        text = b"null"
-    if json.loads(text) != published.manifest:
+    if _manifest_at(repository, commit) != published.manifest:
         elsewhere = tagged_elsewhere(published.repo_id, name, commit)
         raise PublishError(f"{elsewhere}, which is not that version; remove the tag, and run again")
 

@@ -178,12 +178,19 @@ class SourceMaker:
         """The release of a draft, all of whose shards are published or built."""
         manifest = self._manifest(published)
         opened = functools.partial(self.repository.open, revision=published.head)
-        known = _published_stats(self.repository, published) | self.summaries
-        summaries = patiently(
-            "counting what is published", lambda: stats.collect(self.staging, manifest, known, opened)
-        )
-        manifest, texts = _with_card(manifest, self.edition, summaries, _example_finder(self.plan, summaries, opened))
-        return Release(version=draft.version, folder=draft.folder, manifest=manifest, rows=draft.rows, texts=texts)
+
+        def with_card(known):
+            summaries = patiently(
+                "counting what is published", lambda: stats.collect(self.staging, manifest, known, opened)
+            )
+            example = _example_finder(self.plan, summaries, opened)
+            return _with_card(manifest, self.edition, summaries, example)
+
+        try:
+            made, texts = with_card(_published_stats(self.repository, published) | self.summaries)
+        except (KeyError, TypeError, AttributeError, IndexError):  # of summaries that somebody else wrote
+            made, texts = with_card(self.summaries)
+        return Release(version=draft.version, folder=draft.folder, manifest=made, rows=draft.rows, texts=texts)
 
     def _manifest(self, published):
         """The manifest with its version, all rows checked; its files are published, built, or to be built."""

@@ -153,6 +153,8 @@ def read_columns(repository: Repository, commit: str, path: str, sha256: str) ->
     def read(parquet):
         schema, problems, boxes = parquet.schema_arrow, [], 0
         _check_schema(path, schema, part_of_path(path), problems)
+        if problems:  # of another form, so nothing in it has a meaning
+            return FileContent(sha256, {"image_id": []}, [], None, 0, problems)
         names = [name for name in schema.names if not pa.types.is_nested(schema.field(name).type)]
         if "objects" in schema.names:
             objects = parquet.read(columns=["objects"], use_threads=False)["objects"].to_pylist()
