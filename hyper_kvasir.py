@@ -308,7 +308,8 @@ class Expected:
 
     def vouches_for(self, part: str, archive: "Archive") -> bool:
         """Whether `check_fingerprint` sees any damage to the images of a part, so that they need not be decoded."""
-        return archive.file in self.sources or (part == "segmented" and self.segmented_content is not None)
+        by_zip = isinstance(archive, ZipArchive) and archive.file in self.sources
+        return by_zip or (part == "segmented" and self.segmented_content is not None)
 
     def check_fingerprint(self, archive: "Archive", found: dict, problems: "Problems") -> None:
         """Compares the fingerprint of a part with what is known of the official file; see `Part.fingerprint`.
@@ -358,7 +359,10 @@ def _wrong_numbers(fields):
         **{f"fold_{k}": (counts(k), f"a list of {k} numbers of images") for k in FOLDS},
         "sources": (all_are(is_source), '{file: {"bytes": a whole number, "sha256": 64 hex digits}}'),
         "segmented_content": (lambda value: value is None or is_digest(value), "64 hex digits"),
-        "row_digests": (all_are(is_digest), "{part: 64 hex digits}"),
+        "row_digests": (
+            lambda value: all_are(is_digest)(value) and set(value) <= set(PARTS),
+            "{part: 64 hex digits}",
+        ),
     }
     if not isinstance(fields, dict):
         return "expected an object"
@@ -1422,10 +1426,12 @@ _BOXES_FORM = '{"height", "width", "bbox": [{"label": "polyp", "xmin", "ymin", "
 
 def _distinct(pairs):
     """A JSON object, of which no key may be there twice: Python would take the last."""
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
-    return dict(pairs)
+    found = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the key {name!r} is there twice")
+        found[name] = value
+    return found
 
 
 class _UnlabeledReader(_Reader):

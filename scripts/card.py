@@ -17,7 +17,7 @@ from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.console import command_parser, refusing, run, say
 from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import FILE, built_manifest, manifest_text
-from scripts.pipeline.output import BuildError, only_builder_of
+from scripts.pipeline.output import BuildError, only_builder_of, remove_leftovers
 
 
 @refusing(BuildError, ValueError, OSError)
@@ -27,6 +27,7 @@ def main(arguments=None) -> int:
     args = parser.parse_args(arguments)
     built_manifest(args.folder)  # before the folder is locked, or made
     with only_builder_of(args.folder):
+        remove_leftovers(args.folder)
         manifest = built_manifest(args.folder)
         updated, changed = update_card(args.folder, manifest)
         if updated != manifest:

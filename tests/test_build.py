@@ -18,6 +18,7 @@ from datasets import load_dataset
 from hyper_kvasir import CONFIGS, FINDINGS, OFFICIAL, TAXONOMY, VIEWS, Expected
 from scripts.bench import main as bench
 from scripts.build import main
+from scripts.card import main as card
 from scripts.loopback_hub.__main__ import main as loopback_hub
 from scripts.pipeline.output import BuildError, only_builder_of
 from scripts.review import main as review
@@ -297,6 +298,7 @@ def test_bytes_that_changed_are_built_again(source, built, tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"built again, as their bytes changed since they were built:\n- {data.relative_to(out)}\n" in said
     assert "README.md had been edited by hand: that text is now README.md.edited-1" in said
+    assert "assets/sizes.png had other bytes than were written: it is written anew" in said
     assert (out / "README.md.edited-1").read_text() == "edited by hand"
     (out / "README.md.edited-1").unlink()
     assert tree(out) == tree(built)
@@ -324,6 +326,87 @@ def test_what_is_final_is_on_the_disk(source, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", check)
     build(source, tmp_path / "out", "--config", "unlabeled", "--config", "segmented")
     assert (tmp_path / "out").stat().st_ino in synced
+
+
+def cut_off_while_moving(source, out, monkeypatch, *arguments, moves=5):
+    """A build that is killed after so many files have been moved to their places."""
+    left, replace = [moves], os.replace
+
+    def move(old, new):
+        if ".building" not in str(new) and str(new).endswith(".parquet"):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+        replace(old, new)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", move)
+        build(source, out, *arguments)
+
+
+def test_another_part_after_a_build_that_was_cut_off_while_it_moved_files(source, built, tmp_path, monkeypatch, capsys):
+    """Some of its files are new, some are not, and nothing would tell: it is to be built, too."""
+    out = shutil.copytree(built, tmp_path / "out")
+    write_source(tmp_path / "other", images="tiny", relabel=8)
+    cut_off_while_moving(tmp_path / "other", out, monkeypatch)
+    arguments = ["--source", str(source), "--out", str(out), "--expect", f"{source}/expected.json"]
+    assert main([*arguments, "--config", "unlabeled"]) == 1
+    assert "cut off while its files changed places; build it too: --config labeled" in capsys.readouterr().err
+    build(source, out)  # back to what was there: nothing of the other is left
+    assert tree(out) == tree(built)
+
+
+def test_leftovers_of_a_kill_are_removed(source, built, tmp_path):
+    out = shutil.copytree(built, tmp_path / "out")
+    for name in ("README.md.4711.incomplete", "manifest.json.4711.incomplete", "assets/sizes.png.12.incomplete"):
+        (out / name).write_text("half")
+    (out / "mine.incomplete").write_text("mine")
+    build(source, out)
+    (out / "mine.incomplete").unlink()
+    assert tree(out) == tree(built)
+
+
+def test_a_folder_in_the_place_of_a_file(source, built, tmp_path, capsys):
+    arguments = ["--source", str(source), "--expect", f"{source}/expected.json", "--out"]
+    for number, path in enumerate(("data/unlabeled/00.parquet", "README.md")):
+        out = shutil.copytree(built, tmp_path / f"out{number}")
+        (out / path).unlink()
+        (out / path).mkdir()
+        (out / path / "mine.txt").write_text("mine")
+        assert main([*arguments, str(out)]) == 1
+        assert f"{path}: is in the way, and not of this project" in capsys.readouterr().err
+        assert (out / path / "mine.txt").exists()
+        shutil.rmtree(out / path)
+        build(source, out)
+        assert tree(out) == tree(built)
+
+
+@pytest.mark.parametrize("line", ["12", '["README.md", {}]', '["a", {"sha256": 1}]', "[", "\udcff"])
+def test_a_journal_with_a_spoiled_line(line, staged, source, built):
+    journal = staged / ".building/journal"
+    journal.write_bytes(journal.read_bytes() + f"\n{line}".encode(errors="surrogateescape"))
+    build(source, staged)
+    assert tree(staged) == tree(built)
+
+
+def test_where_nothing_can_be_written_there_may_be_nothing_to_do(source, built, tmp_path, monkeypatch, capsys):
+    """The tests may run as root, who may write anywhere."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    build(source, built)
+    assert "(0 built, 43 already there)" in capsys.readouterr().err
+    assert card([str(built)]) == 0
+
+
+def test_a_long_name(source, tmp_path):
+    build(source, tmp_path / ("x" * 240), "--config", "unlabeled")
+    assert os.listdir(tmp_path) == ["x" * 240]
+
+
+def test_the_folder_around_counts_too(source, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a[1]").mkdir()
+    monkeypatch.chdir(tmp_path / "a[1]")
+    assert main(["--source", str(source), "--out", "out", "--expect", f"{source}/expected.json"]) == 1
+    assert "for a pattern; choose another name" in capsys.readouterr().err
 
 
 def test_a_file_in_the_way_of_the_data_is_kept(source, built, tmp_path, capsys):

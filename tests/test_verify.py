@@ -5,6 +5,8 @@ import itertools
 import json
 import re
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -339,12 +341,55 @@ def test_rows_that_are_missing_or_no_rows_of_the_archives(polyps, tmp_path, caps
 
     def another_id_in_place(rows):
         rows[0]["image_id"] = "00000000-0000-4000-8000-000000000000"
+        for name, suffix in (("image", "jpg"), ("mask", "png"), ("instances", "png")):
+            rows[0][name]["path"] = f"{rows[0]['image_id']}.{suffix}"
 
     rewrite(folder, SEGMENTED, another_id_in_place)
     assert main([str(folder), "--expect", str(source / "expected.json"), "--source", str(source)]) == 1
     said = capsys.readouterr().out
     assert f"{SEGMENTED}: 00000000-0000-4000-8000-000000000000: not in the archives" in said
     assert re.search(rf"{SEGMENTED}: \w{{8}}-\S+: missing", said)
+
+
+def no_mask(rows):
+    rows[0]["mask"] = None
+
+
+def a_broken_mask(rows):
+    rows[0]["mask"]["bytes"] = rows[0]["mask"]["bytes"][:50]
+
+
+def a_bomb(rows):
+    """A PNG of some hundred bytes that claims 60,000 x 60,000 pixels."""
+    data = rows[0]["mask"]["bytes"]
+    head = b"IHDR" + struct.pack(">II", 60_000, 60_000) + data[24:29]
+    rows[0]["mask"]["bytes"] = data[:12] + head + struct.pack(">I", zlib.crc32(head)) + data[33:]
+
+
+@pytest.mark.parametrize("damage", [no_mask, a_broken_mask, a_bomb, "no such column", "a truncated file"])
+def test_damage_is_told_beside_the_archives_too(damage, polyps, tmp_path, capsys):
+    """Comparison with the archives neither fails on it nor hides what else was found."""
+    source, built = polyps
+    folder = shutil.copytree(built, tmp_path / "folder")
+    if damage == "no such column":
+        pq.write_table(pq.read_table(folder / SEGMENTED).drop_columns(["image_id"]), folder / SEGMENTED)
+    elif damage == "a truncated file":
+        (folder / SEGMENTED).write_bytes((folder / SEGMENTED).read_bytes()[:-100])
+    else:
+        rewrite(folder, SEGMENTED, damage)
+    for more in ([], ["--source", str(source)]):
+        assert main([str(folder), "--expect", str(source / "expected.json"), *more]) == 1
+        said = capsys.readouterr()
+        assert "what               expected  found" in said.out and f"- {SEGMENTED}: " in said.out and "error" not in said.err
+
+
+def test_archives_that_are_wrong_are_told_beside_the_rest(polyps, tmp_path, capsys):
+    source, folder = polyps
+    write_source(tmp_path / "bad", images="drawn", parts=("segmented",), defects=["bad_crc"])
+    arguments = ["--expect", str(source / "expected.json"), "--source", str(tmp_path / "bad")]
+    assert main([str(folder), *arguments]) == 1
+    said = capsys.readouterr().out
+    assert "- --source: " in said and "the file is damaged" in said and "polyp instances" in said
 
 
 def test_labels_of_two_images_of_a_cell_that_are_swapped(folder, verify):
@@ -429,6 +474,7 @@ ODD_MANIFESTS = {
         "card / files",
     ),
     "nothing complete": (without("complete"), "'complete' is a required property"),
+    "a split that there is not": (put("configs", "labeled", "x", value={"files": "a", "rows": 1}), "no splits of it"),
     "another builder": (put("builder", value="mine"), "builder: 'hyper-kvasir' was expected"),
 }
 

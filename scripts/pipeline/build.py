@@ -18,7 +18,7 @@ from scripts.pipeline.card import PLACEHOLDER, write_card
 from scripts.pipeline.console import Progress, say
 from scripts.pipeline.files import file_sha256, write_file
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
-from scripts.pipeline.output import STAGING, BuildError, Journal, check_ours, only_builder_of, put
+from scripts.pipeline.output import STAGING, BuildError, Journal, check_ours, only_builder_of, put, remove_leftovers
 from scripts.pipeline.parquet import write_shard
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.pool import worker_pool
@@ -38,15 +38,19 @@ def build(folders: list[str], out: str, configs: list[str], *, workers: int, che
     except OSError as error:
         what = error.strerror or str(error)
         kept = "what is built so far is kept; " if os.path.isdir(os.path.join(out, STAGING)) else ""
-        raise BuildError(f"{error.filename or out}: {what}; {kept}fix that and run again") from error
+        raise BuildError(f"{error.filename2 or error.filename or out}: {what}; {kept}fix that and run again") from error
 
 
 def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected) -> None:
-    old = read_manifest(out) or read_manifest(os.path.join(out, STAGING))  # moved there while files change places
+    remove_leftovers(out)
+    staging = os.path.join(out, STAGING)
+    moved = Journal(staging).moved(out) if read_manifest(out) is None else set()
+    old = read_manifest(out) or read_manifest(staging)  # moved there while files change places
     old = old or {"files": {}, "sources": {}, "configs": {}, "complete": True}
+    _check_cut_off(plan, out, moved)
     kept, staged, todo = _sort_out(plan, out, old["files"])
     _check_disk(out, sum(planned.shard.image_bytes for planned in todo.values()))
-    sources, made, damaged = build_shards(plan, todo, os.path.join(out, STAGING), old["sources"], workers)
+    sources, made, damaged = build_shards(plan, todo, staging, old["sources"], workers)
     pa.default_memory_pool().release_unused()  # what a worker that is a thread has read; the card takes as much
     plan.problems.extend(damaged)
     check_sources(plan, sources, expected, plan.problems)
@@ -60,9 +64,17 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected)
     manifest = make_manifest(configs, {**old["sources"], **sources}, files, SCHEMA)
     if "versions" in old and not made and not staged:
         manifest["versions"] = old["versions"]  # that made the files
-    _put_in_place(out, [*staged, *made], old["files"], set(old["files"]) - set(files))
+    _put_in_place(out, [*staged, *made], old["files"], (set(old["files"]) | moved) - set(files))
     _report(files, len(made), waived)
     _finish(out, {**manifest, **({"card": old["card"]} if "card" in old else {})})
+
+
+def _check_cut_off(plan, out, moved):
+    """Refuses to go on without a part of which some files are new already, and others not: nothing tells which."""
+    others = {part_of_path(path) for path in moved} - {VIEWS[config].part for config in plan.configs}
+    if others:
+        flags = " ".join(f"--config {part}" for part in sorted(others))
+        raise BuildError(f"{out}: an earlier build was cut off while its files changed places; build it too: {flags}")
 
 
 def _with_rows(configs, files, waived):

@@ -39,6 +39,7 @@ PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication kno
 LOW_QUALITY = 90  # of a JPEG, at most
 COMMON_SIZES = 5  # of each part, named in the card
 OBJECT_SHARES = {"instances": "instance_shares", "boxes": "box_shares"}  # what a summary calls the shares of each
+NO_TEXTS = (".png", ".jpg", ".json")  # made by this project alone: nobody edits them
 EDITED = ".edited-"  # after the name of a text that was edited by hand, and before a number
 OTHER = "other than the official archive"
 
@@ -119,10 +120,14 @@ def write_card(folder: str, manifest: dict, repo_id: str = PLACEHOLDER, journal:
     That is {"key": of `card_key`, "commit": of `builder_commit`, "files": {path: {"bytes", "sha256"}}}. Nothing is made
     or written where `stale` finds nothing. Raises OSError where a stored file is missing or damaged.
     """
+    before = manifest.get("card", {}).get("files", {})
+    spoiled = [path for path, entry in before.items() if _sha256(Path(folder, path)) not in (entry["sha256"], None)]
     manifest, changed = update_card(folder, manifest, repo_id, journal)
     for path in changed:
         if EDITED in path:
             say(f"{path.rpartition(EDITED)[0]} had been edited by hand: that text is now {path}")
+        elif path in spoiled and path.endswith(NO_TEXTS):
+            say(f"{path} had other bytes than were written: it is written anew")
     return manifest
 
 
@@ -142,7 +147,7 @@ def update_card(
     removed = [path for path in sorted(set(old) - set(files)) if Path(folder, path).exists()]
     written = [path for path, data in files.items() if _content(Path(folder, path)) != data]
     noted = journal.entries() if journal else {}
-    for path in written if journal else ():
+    for path in written:
         check_ours(folder, path, old, journal)
     kept = []
     for path in [*written, *removed]:
@@ -160,7 +165,7 @@ def update_card(
 def _keep_edited(folder, path, ours):
     """Moves a text that is not as this project wrote it aside: an edit by hand may be all that there is of it."""
     place = Path(folder, path)
-    if not place.is_file() or place.suffix in (".png", ".jpg", ".json") or file_sha256(place) in ours:
+    if not place.is_file() or path.endswith(NO_TEXTS) or file_sha256(place) in ours:
         return []
     aside = next(name for i in range(1, 1000) if not Path(folder, name := f"{path}{EDITED}{i}").exists())
     os.replace(place, Path(folder, aside))
@@ -207,6 +212,10 @@ def folder_examples(folder: str, summaries: dict) -> Example:
 
 def _content(path):
     return path.read_bytes() if path.is_file() else None
+
+
+def _sha256(path):
+    return file_sha256(path) if path.is_file() else None
 
 
 # ------------------------------------------------------------------------------------------------------------- texts

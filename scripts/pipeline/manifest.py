@@ -153,6 +153,9 @@ def parse_manifest(text: str, where: str) -> dict:
     if error:
         place = " / ".join(map(str, error.absolute_path)).encode("unicode_escape").decode()
         raise _not_ours(where, f"{place[:300]}: {error.message[:300]}" if place else error.message[:300])
+    for config, splits in manifest["configs"].items():
+        if set(splits) - set(VIEWS[config].splits):
+            raise _not_ours(where, f"configs / {config}: no splits of it: {ascii(sorted(splits))[:300]}")
     manifest.setdefault("versions", {})
     return manifest
 

@@ -2,15 +2,17 @@
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from scripts.pipeline.files import file_sha256, sync
-from scripts.pipeline.manifest import FILE, read_manifest
+from scripts.pipeline.manifest import FILE, is_own_file, read_manifest
 
 STAGING = ".building"
 LOCK = ".hyper-kvasir.lock"
@@ -40,18 +42,28 @@ class Journal:
         """Notes a file that is written, or is about to be."""
         self.open()
         with open(self.file, "a", encoding="utf-8") as file:
-            file.write(json.dumps([path, entry]) + "\n")
+            file.write("\n" + json.dumps([path, entry]))  # on a line of its own, whatever a kill left before it
 
     def entries(self) -> dict[str, list[dict]]:
-        """{path: entries, the last one last}"""
+        """{path: entries, the last one last}; lines that a kill or a power failure spoiled are passed over."""
         found: dict[str, list[dict]] = {}
         if os.path.exists(self.file):
-            with open(self.file, encoding="utf-8") as file:
+            with open(self.file, encoding="utf-8", errors="replace") as file:
                 for line in file:
-                    with contextlib.suppress(ValueError):  # the last line of a run that was killed
+                    with contextlib.suppress(ValueError, TypeError, KeyError):
                         path, entry = json.loads(line)
-                        found.setdefault(path, []).append(entry)
+                        if isinstance(entry["sha256"], str):
+                            found.setdefault(path, []).append(entry)
         return found
+
+    def moved(self, out: str) -> set[str]:
+        """The data files that a build which was cut off has moved to their places in `out`."""
+        places = {path: os.path.join(out, path) for path in self.entries() if path.startswith("data/")}
+        return {path for path, place in places.items() if os.path.isfile(place) and self.wrote(path, place)}
+
+    def wrote(self, path: str, place: str) -> bool:
+        """Whether the file at `place` has the bytes that were noted for `path`."""
+        return file_sha256(place) in {entry["sha256"] for entry in self.entries().get(path, [])}
 
 
 def check_name(path: str) -> None:
@@ -69,8 +81,10 @@ def check_name(path: str) -> None:
 def check_output(out: str) -> None:
     """Refuses a folder that cannot be meant to be written to. Raises BuildError."""
     check_name(out)
-    if glob.has_magic(out) or "::" in out:
-        raise BuildError(f"{out}: datasets takes []*? and :: in a path for a pattern; choose another name")
+    whole = os.path.abspath(out)
+    check_name(whole)
+    if glob.has_magic(whole) or "::" in whole:
+        raise BuildError(f"{whole}: datasets takes []*? and :: in a path for a pattern; choose another name")
     if os.path.lexists(out) and not os.path.isdir(out):
         what = "is a file" if os.path.exists(out) else "is a link to nothing"
         raise BuildError(f"{out}: {what}; give a folder for the output")
@@ -106,11 +120,21 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
         raise BuildError(
             f"{out}: holds {names[0]!r} and no {FILE}: it belongs to something else; choose a new or empty folder"
         )
-    lock = FileLock(_lock_file(out))
+    place = _lock_file(out)
+    if place is None:
+        if manifest is None:
+            raise BuildError(f"{out}: cannot be written to; choose another output folder")
+        yield  # to find out that there is nothing to do, or that it cannot be written
+        return
+    lock = FileLock(place)
     try:
         lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
         raise BuildError(f"{out}: another build is writing to it; wait for it, or choose another folder") from None
+    except OSError as error:
+        raise BuildError(
+            f"{place}: cannot be locked ({error.strerror}); if no other build runs, remove that file"
+        ) from error
     try:
         yield
     finally:
@@ -120,26 +144,42 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
 
 
 def _lock_file(out):
-    """Beside the output, where every machine and container that writes to it sees it.
+    """Beside the output, where each machine and container that writes to it sees it; None if nothing can be written.
 
     Not inside, since a run with nothing to do writes nothing there; but for a mounted folder, around which each has its
     own, or where only the folder itself can be written to.
     """
     above, name = os.path.split(os.path.realpath(out))
-    is_there = os.path.isdir(out)
-    if is_there and (os.path.ismount(out) or not os.access(above, os.W_OK)):
+    name = name if len(os.fsencode(name)) < 200 else hashlib.sha256(os.fsencode(name)).hexdigest()
+    if os.path.isdir(out) and (os.path.ismount(out) or not os.access(above, os.W_OK)):
         above = out
-    os.makedirs(above, exist_ok=True)
-    return os.path.join(above, f".{name}{LOCK}")
+    if not os.path.isdir(above) and os.access(_nearest_folder(above), os.W_OK):
+        os.makedirs(above, exist_ok=True)
+    return os.path.join(above, f".{name}{LOCK}") if os.access(above, os.W_OK) else None
 
 
-def check_ours(out: str, path: str, known: dict, journal: Journal) -> None:
-    """Refuses to replace a file that is in the way: `known` has the paths that were ours to write before."""
+def _nearest_folder(path):
+    return path if os.path.lexists(path) else _nearest_folder(os.path.dirname(path))
+
+
+def remove_leftovers(out: str) -> None:
+    """Removes files of ours that a kill left before they got their names. The folder must be locked."""
+    for path in Path(out).rglob("*.incomplete"):
+        name = re.fullmatch(r"(.*)\.\d+\.incomplete", path.relative_to(out).as_posix())
+        if name and is_own_file(name[1]):
+            path.unlink()
+
+
+def check_ours(out: str, path: str, known: dict, journal: Journal | None) -> None:
+    """Refuses to replace what is in the way of a file: a folder, or a file that was not written here.
+
+    `known` has the paths that were ours to write before. Raises BuildError.
+    """
     place = os.path.join(out, path)
-    if path in known or not os.path.lexists(place):
+    if not os.path.lexists(place):
         return
-    ours = {entry["sha256"] for entry in journal.entries().get(path, [])}
-    if not os.path.isfile(place) or file_sha256(place) not in ours:
+    is_file = os.path.isfile(place)
+    if not is_file or not (path in known or journal is None or journal.wrote(path, place)):
         raise BuildError(f"{place}: is in the way, and not of this project; move it away, and run again")
 
 

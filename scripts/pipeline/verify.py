@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from hyper_kvasir import (
     VIEWS,
     Expected,
     Problems,
+    SourceError,
     check_jpeg,
     features_of,
     label_components,
@@ -39,6 +40,10 @@ from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.readers import does_not_load, stream_problems
 
 UUID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+
+
+# What rows and images of any content raise when they are read.
+UNREADABLE = (ValueError, OSError, TypeError, LookupError, SyntaxError, Image.DecompressionBombError)
 
 
 class Check(NamedTuple):
@@ -79,7 +84,7 @@ class FileContent(NamedTuple):
 def verify(folder: str, expected: Expected, workers: int, *, sources: Sequence[str] = ()) -> Verified:
     """Checks everything in `folder`, and with `sources` compares its rows with the archives there.
 
-    Returns all that was found. Raises ValueError where there is no manifest, SourceError where the archives are wrong.
+    Returns all that was found. Raises ValueError where there is no manifest.
     """
     folder = os.path.abspath(folder)  # pyarrow takes relative names for addresses, and expands ~
     manifest = built_manifest(folder)
@@ -90,7 +95,8 @@ def verify(folder: str, expected: Expected, workers: int, *, sources: Sequence[s
     contents = read_contents(folder, paths, workers)
     check_contents(manifest, contents, expected, result)
     if sources:
-        result.problems += compare_sources(folder, manifest, sources, expected, workers=workers)
+        sound = {path for path, content in contents.items() if not content.problems}
+        result.problems += compare_sources(folder, manifest, sources, expected, sound=sound, workers=workers)
     _check_card(folder, manifest, result)
     _check_loading(folder, manifest, result)
     return result
@@ -219,9 +225,13 @@ def _check_files(folder, manifest, result):
         folders[:] = [name for name in folders if not name.startswith(".")]
         there |= {os.path.relpath(os.path.join(above, file), folder).replace(os.sep, "/") for file in files}
     listed = set(manifest["files"])
+    there |= {path for path in listed if os.path.isfile(os.path.join(folder, path))}  # in linked folders, too
     result.problems += [f"{path}: in {FILE}, but not in the folder" for path in sorted(listed - there)]
     stray = {path for path in there - listed if path.endswith(".parquet")}
-    result.problems += [f"{path}: in the folder, but not in {FILE}" for path in sorted(stray)]
+    text = f"in the folder, but not in {FILE}; remove it, or build again"
+    result.problems += [f"{path}: {text}" for path in sorted(stray)]
+    unknown = {part_of_path(path) for path in listed} - set(manifest["sources"])
+    result.problems += [f"{part}: {FILE} does not say from which source it is; build it again" for part in unknown]
     return sorted(listed & there)
 
 
@@ -247,7 +257,7 @@ def check_file(data: bytes, path: str) -> FileContent:
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         return _read_table(data, sha256, path)
-    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (pa.ArrowException, AttributeError, *UNREADABLE) as error:
         text = f"{path}: not a readable Parquet file: {type(error).__name__}: {error}"
         return FileContent(sha256, {"image_id": []}, [], 0, 0, [text])
 
@@ -275,7 +285,7 @@ def _read_table(data, sha256, path):
                 instances += int(pixels["instances"].max())
                 boxes += _check_boxes(row)
             lines.append(row_line(row, pixels))
-        except (ValueError, OSError, TypeError, LookupError) as error:
+        except UNREADABLE as error:
             problems.append(f"{path}: {row['image_id']}: {error}")
     try:
         entry = entry_of(file.metadata)
@@ -482,17 +492,30 @@ def _check_views(manifest, contents, result):
 
 
 def compare_sources(
-    folder: str, manifest: dict, sources: Sequence[str], expected: Expected, *, workers: int
+    folder: str,
+    manifest: dict,
+    sources: Sequence[str],
+    expected: Expected,
+    *,
+    workers: int,
+    sound: Collection[str] | None = None,
 ) -> list[str]:
-    """What in a built folder is not as the archives in `sources` have it: every column of every row."""
-    plan = make_plan(list(sources), list(manifest["configs"]), expected)
-    for part in plan.parts:
-        expected.check_fingerprint(part.archive, part.fingerprint(), plan.problems)
-    plan.problems.settle(checks=True)
+    """What in a built folder is not as the archives in `sources` have it: every column of every row.
+
+    Of the files that are `sound`, default all; what is wrong with the archives is listed, too.
+    """
+    try:
+        plan = make_plan(list(sources), list(manifest["configs"]), expected)
+        for part in plan.parts:
+            expected.check_fingerprint(part.archive, part.fingerprint(), plan.problems)
+        plan.problems.settle(checks=True)
+    except SourceError as error:
+        return [f"--source: {text}" for text in error.problems]
     there = set(manifest["files"])
     problems = [f"{path}: the archives give no such file" for path in sorted(there - set(plan.shards))]
     problems += [f"{path}: the archives give this file, and it is missing" for path in sorted(set(plan.shards) - there)]
-    shards = {path: planned.shard for path, planned in plan.shards.items() if path in there}
+    compared = there if sound is None else there & set(sound)
+    shards = {path: planned.shard for path, planned in plan.shards.items() if path in compared}
     total = sum(shard.image_bytes for shard in shards.values())
     with worker_pool(workers) as pool, Progress(total, "comparing") as bar:
         for shard, found in zip(shards.values(), pool.map(_compare_shard, [folder] * len(shards), shards.values())):
@@ -522,7 +545,10 @@ def _is_same(one, other):
     """Whether two values are equal; PNGs if their pixels are, which other versions of Pillow compress otherwise."""
     if one == other or not (isinstance(one, dict) and str(one.get("path")).endswith(".png")):
         return one == other
-    return one["path"] == other["path"] and np.array_equal(*(_pixels(value["bytes"]) for value in (one, other)))
+    try:
+        return one["path"] == other["path"] and np.array_equal(*(_pixels(value["bytes"]) for value in (one, other)))
+    except UNREADABLE:
+        return False
 
 
 def _pixels(data):
