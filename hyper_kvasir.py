@@ -259,7 +259,7 @@ class Expected:
 
     `OFFICIAL` is the published dataset. A miniature for tests, or a corrected release, brings its own, in a JSON file
     with the same fields. `sources` is {file: {"bytes": int, "sha256": str}}; `segmented_content` is the "content" of
-    `Part.fingerprint`; `row_digests` is {part: digest of its rows}, see `scripts.pipeline.verify.row_digest`.
+    `Part.fingerprint`; `part_digests` is {part: digest of its rows}, see `scripts.pipeline.verify.part_digest`.
     """
 
     findings: Dict[str, int]
@@ -271,7 +271,7 @@ class Expected:
     fold_5: List[int]
     sources: Dict[str, dict]
     segmented_content: Optional[str] = None
-    row_digests: Dict[str, str] = dataclasses.field(default_factory=dict)
+    part_digests: Dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Optional[str]) -> "Expected":
@@ -359,7 +359,7 @@ def _wrong_numbers(fields):
         **{f"fold_{k}": (counts(k), f"a list of {k} numbers of images") for k in FOLDS},
         "sources": (all_are(is_source), '{file: {"bytes": a whole number, "sha256": 64 hex digits}}'),
         "segmented_content": (lambda value: value is None or is_digest(value), "64 hex digits"),
-        "row_digests": (
+        "part_digests": (
             lambda value: all_are(is_digest)(value) and set(value) <= set(PARTS),
             "{part: 64 hex digits}",
         ),
@@ -370,7 +370,7 @@ def _wrong_numbers(fields):
         if name not in forms:
             return f"unknown field {name!r}"
     for name, (is_good, form) in forms.items():
-        if name not in fields and name not in ("segmented_content", "row_digests"):
+        if name not in fields and name not in ("segmented_content", "part_digests"):
             return f"{name!r} is missing; expected {form}"
         if name in fields and not is_good(fields[name]):
             return f"{name!r} must be {form}"
@@ -390,7 +390,7 @@ OFFICIAL = Expected(
         _BOXES: {"bytes": 315_000, "sha256": "673a69dbd8e4da93cf01479f374c5754a469d685b5998accbada5732883c7ca4"},
     },
     segmented_content="c9abb4fbc069dbaafff4f65d26c9e49591f6e2a57e6aded15d6c4c2e7e4edb7c",
-    row_digests={  # of the real segmented part as built; of image-labels.csv and the fold csvs
+    part_digests={  # of the real segmented part as built; of image-labels.csv and the fold csvs
         "segmented": "55bb1e9146503e34762dcab1615ba819936a0113acf6be6750ca99f64677db3d",
         "labeled": "99ca92bf49cd09f7e0705e722d7d640ca747bb6f6b408d25272117099b6bd38c",
     },

@@ -39,11 +39,12 @@ from scripts.pipeline.console import add_expect, add_workers, check_sources_exis
 from scripts.pipeline.hub import PublishError, Repository, check_branch, check_token, explain, prepare_clients
 from scripts.pipeline.manifest import FILE, built_manifest, read_manifest
 from scripts.pipeline.output import STAGING, check_beside, only_builder_of
-from scripts.pipeline.publish import abandon, changelog_entry, finish, parse_version, publish
+from scripts.pipeline.publish import changelog_entry, parse_version, publish
 from scripts.pipeline.release import BuildOptions, Edition, FolderMaker, SourceMaker
+from scripts.pipeline.unfinished import abandon, finish
 
 # Options of a publication, which mean nothing to --finish and --abandon.
-ALONE = ("version", "dry_run", "create_pr", "overwrite", "private", "source", "config", "build_and_upload", "expect")
+OF_PUBLICATION = "version dry_run create_pr overwrite private source config build_and_upload expect".split()
 CHANGELOG = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dataset_card", "CHANGELOG.md")
 
 
@@ -157,7 +158,7 @@ def parse(arguments) -> argparse.Namespace:
     if "/" not in args.repo_id:
         parser.error(f"--repo-id {args.repo_id}: give the namespace too, as in NS/{args.repo_id}")
     if args.finish or args.abandon:
-        given = [f"--{name.replace('_', '-')}" for name in ALONE if getattr(args, name)]
+        given = [f"--{name.replace('_', '-')}" for name in OF_PUBLICATION if getattr(args, name)]
         if args.folder or given:
             parser.error(
                 f"--finish and --abandon go with --repo-id and --branch alone, not with {args.folder or given[0]}"

@@ -12,7 +12,7 @@ Of a published version the Hub's digests, the footers and the columns are read; 
 of expected and found, then every problem, and exits with 1 if there is one.
 """
 
-import os
+import re
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
@@ -29,18 +29,21 @@ from scripts.pipeline.console import (
     table,
 )
 from scripts.pipeline.hub import PublishError, Repository, explain, prepare_clients
-from scripts.pipeline.verify import verify, verify_published
+from scripts.pipeline.published import verify_published
+from scripts.pipeline.verify import verify
+
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @refusing(PublishError, ValueError, OSError)
 def main(arguments=None) -> int:
     args = parse(arguments)
     expected = Expected.load(args.expect)
-    if is_repository(args):
+    if args.revision:
         prepare_clients()
         repository = Repository(HfApi(), args.place)
         try:
-            result = verify_published(repository, args.revision or "main", expected, args.workers, full=args.full)
+            result = verify_published(repository, args.revision, expected, args.workers, full=args.full)
         except HTTPError as error:
             say(f"error: {explain(error)}")
             return 1
@@ -66,22 +69,19 @@ def parse(arguments):
         "place", metavar="DIR or NS/NAME", help="a folder that scripts.build wrote, or a dataset repository"
     )
     parser.add_argument("--source", action="append", metavar="DIR", help="compare every row with these archives")
-    parser.add_argument("--revision", metavar="REV", help="of a repository: a tag, branch or commit (default: main)")
-    parser.add_argument("--full", action="store_true", help="of a repository: read every file whole")
+    parser.add_argument("--revision", metavar="REV", help="of a repository: a tag, branch or commit")
+    parser.add_argument("--full", action="store_true", help="with --revision: read every file whole")
     add_workers(parser)
     add_expect(parser)
     args = parser.parse_args(arguments)
     check_sources_exist(parser, args.source or ())
-    if args.source and is_repository(args):
-        parser.error("--source goes with a folder")
-    if args.full and not is_repository(args):
-        parser.error("--full goes with a repository: a folder is always read whole")
+    if args.source and args.revision:
+        parser.error("--source goes with a folder, and --revision with a repository")
+    if args.full and not args.revision:
+        parser.error("--full goes with --revision: a folder is always read whole")
+    if args.revision and not REPO_ID.fullmatch(args.place):
+        parser.error(f"{args.place}: --revision goes with a repository, NS/NAME")
     return args
-
-
-def is_repository(args) -> bool:
-    """Whether what is to be verified is on the Hub: it is said so, or there is no folder of that name."""
-    return args.revision is not None or (args.place.count("/") == 1 and not os.path.exists(args.place))
 
 
 if __name__ == "__main__":

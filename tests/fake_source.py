@@ -209,7 +209,7 @@ def expected_numbers(rows):
 
 
 def labeled_digest(rows):
-    """The digest of the labeled rows, as `row_digest` of scripts/pipeline/verify.py defines it."""
+    """The digest of the labeled rows, as `part_digest` of scripts/pipeline/verify.py defines it."""
     numbers = {finding.name: number for number, finding in enumerate(TAXONOMY)}
     lines = [f"{row.id} {numbers[row.finding]} {row.folds[0]} {row.folds[1]}\n" for row in rows if row.finding]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
@@ -803,7 +803,7 @@ def write_source(
     rows = update(rows, seed=seed, images=images, **changes)
     source = Source(Path(root), rows, parts=tuple(parts), form=form, spelling=spelling, workers=workers)
     expected = expected_numbers(rows)
-    expected["row_digests"] = {"labeled": labeled_digest(rows)}
+    expected["part_digests"] = {"labeled": labeled_digest(rows)}
     if "segmented" in parts:
         expected["segmented_content"] = content_digest(source.members["segmented"])
         box_file = source.members["segmented"][BOX_FILE]

@@ -456,9 +456,10 @@ def test_no_other_command_replaces_what_is_not_ours(command, built, source, tmp_
 
 
 @pytest.mark.parametrize("reader", ["closed pipe", "closed output", "full disk"])
-def test_whoever_reads_the_output_may_end_first(reader, built):
+def test_whoever_reads_the_output_may_end_first(reader):
     """As `| head -1` does; the output may be closed from the start; /dev/full stands in for a full disk."""
-    command = [sys.executable, "-m", "scripts.verify", str(built), "--workers", "1"]
+    code = "from scripts.pipeline.console import run, say\nrun(lambda: [print('x' * 99999), say('y')] and 0)"
+    command = [sys.executable, "-c", code]
     if reader == "closed pipe":
         read, write = os.pipe()
         os.close(read)
@@ -467,11 +468,11 @@ def test_whoever_reads_the_output_may_end_first(reader, built):
     elif reader == "full disk":
         with open("/dev/full", "w") as full:
             done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
-        assert done.returncode == 1 and "error: No space left on device" in done.stderr
+        assert done.returncode == 1 and "error: the output cannot be written: No space left" in done.stderr
     else:
         shell = ["bash", "-c", '"$@" 1>&- 2>&-', "bash", *command]
         done = subprocess.run(shell, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        assert done.returncode == 1  # of the numbers, which are not the official ones
+        assert done.returncode == 0
     assert "Traceback" not in done.stderr
 
 

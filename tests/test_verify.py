@@ -18,7 +18,7 @@ from hyper_kvasir import label_components
 from scripts.build import main as build_command
 from scripts.card import main as card
 from scripts.pipeline.parquet import KEY, ROWS, entry_of
-from scripts.pipeline.verify import read_contents, row_digest
+from scripts.pipeline.verify import part_digest, read_contents
 from scripts.verify import main
 from tests.conftest import build, sha256_of, tree
 from tests.fake_source import UNDECODABLE, write_source
@@ -296,7 +296,7 @@ def polyps(tmp_path_factory):
     build(work / "source", work / "folder", "--config", "segmented")
     content = read_contents(str(work / "folder"), [SEGMENTED], 1)[SEGMENTED]
     expected = json.loads((work / "source/expected.json").read_text())
-    expected["row_digests"] = {"segmented": row_digest(content.lines)}
+    expected["part_digests"] = {"segmented": part_digest(content.lines)}
     (work / "expected.json").write_text(json.dumps(expected))
     return work / "source", work / "folder"
 
@@ -380,7 +380,11 @@ def test_damage_is_told_beside_the_archives_too(damage, polyps, tmp_path, capsys
     for more in ([], ["--source", str(source)]):
         assert main([str(folder), "--expect", str(source / "expected.json"), *more]) == 1
         said = capsys.readouterr()
-        assert "what               expected  found" in said.out and f"- {SEGMENTED}: " in said.out and "error" not in said.err
+        assert (
+            "what               expected  found" in said.out
+            and f"- {SEGMENTED}: " in said.out
+            and "error" not in said.err
+        )
 
 
 def test_archives_that_are_wrong_are_told_beside_the_rest(polyps, tmp_path, capsys):
@@ -390,6 +394,19 @@ def test_archives_that_are_wrong_are_told_beside_the_rest(polyps, tmp_path, caps
     assert main([str(folder), *arguments]) == 1
     said = capsys.readouterr().out
     assert "- --source: " in said and "the file is damaged" in said and "polyp instances" in said
+
+
+def test_a_picture_of_somebody_else_is_not_replaced_by_the_card(folder, capsys):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["card"]["files"]["assets/sizes.png"]
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
+    (folder / "assets/sizes.png").write_text("mine")
+    (folder / "README.md").write_text("mine")
+    assert card([str(folder)]) == 0
+    said = capsys.readouterr().err
+    for path in ("README.md", "assets/sizes.png"):
+        assert f"edited by hand, now in: {path}.edited-1\n" in said and f"written: {path}\n" in said
+        assert (folder / f"{path}.edited-1").read_text() == "mine"
 
 
 def test_labels_of_two_images_of_a_cell_that_are_swapped(folder, verify):

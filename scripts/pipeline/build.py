@@ -18,7 +18,7 @@ from scripts.pipeline.card import PLACEHOLDER, write_card
 from scripts.pipeline.console import Progress, say
 from scripts.pipeline.files import file_sha256, write_file
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
-from scripts.pipeline.output import STAGING, BuildError, Journal, check_ours, only_builder_of, put, remove_leftovers
+from scripts.pipeline.output import STAGING, BuildError, Journal, check_ours, move, only_builder_of, remove_leftovers
 from scripts.pipeline.parquet import write_shard
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.pool import worker_pool
@@ -202,8 +202,8 @@ def _put_in_place(out, staged, old, stale):
         check_ours(out, path, old, journal)
     journal.open()  # marks the folder as ours while the manifest is away
     if os.path.exists(os.path.join(out, FILE)):
-        put(out, staging, [FILE])
-    put(staging, out, staged)
+        move([FILE], out, staging)
+    move(staged, staging, out)
     for path in stale:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(out, path))

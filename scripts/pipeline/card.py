@@ -136,8 +136,8 @@ def update_card(
 ) -> tuple[dict, list[str]]:
     """As `write_card`; returns the manifest and the paths that were written, removed, or kept under another name.
 
-    A build notes what it writes in its `journal`, which tells what is ours while the manifest is away; BuildError is
-    raised for a file that is not. A text that was edited by hand is kept beside its place.
+    A build notes what it writes in its `journal`, which tells what is ours while the manifest is away, and raises
+    BuildError for a file that is not. Otherwise that, or a text that was edited by hand, is kept beside its place.
     """
     if not stale(folder, manifest, repo_id):
         return manifest, []
@@ -148,11 +148,12 @@ def update_card(
     written = [path for path, data in files.items() if _content(Path(folder, path)) != data]
     noted = journal.entries() if journal else {}
     for path in written:
-        check_ours(folder, path, old, journal)
+        check_ours(folder, path, old if journal else files, journal)
     kept = []
     for path in [*written, *removed]:
         ours = {entry["sha256"] for entry in [*noted.get(path, []), *([old[path]] if path in old else [])]}
-        kept += _keep_edited(folder, path, ours)
+        if path not in old or not path.endswith(NO_TEXTS):
+            kept += _keep_edited(folder, path, ours)
     for path in written if journal else ():
         journal.add(path, {"sha256": hashlib.sha256(files[path]).hexdigest()})
     for path in removed:
@@ -163,9 +164,9 @@ def update_card(
 
 
 def _keep_edited(folder, path, ours):
-    """Moves a text that is not as this project wrote it aside: an edit by hand may be all that there is of it."""
+    """Moves a file that is not as this project wrote it aside: an edit by hand may be all that there is of it."""
     place = Path(folder, path)
-    if not place.is_file() or path.endswith(NO_TEXTS) or file_sha256(place) in ours:
+    if not place.is_file() or file_sha256(place) in ours:
         return []
     aside = next(name for i in range(1, 1000) if not Path(folder, name := f"{path}{EDITED}{i}").exists())
     os.replace(place, Path(folder, aside))

@@ -1,4 +1,4 @@
-"""A dataset repository on the Hub. Passing failures are retried inside each method, and nowhere else."""
+"""A dataset repository on the Hub. Passing failures are retried inside each method, by `patiently` alone."""
 
 import contextlib
 import hashlib
@@ -44,7 +44,7 @@ from huggingface_hub.utils import (
 from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils._runtime import is_xet_available
 
-from scripts.pipeline.console import Progress, say
+from scripts.pipeline.console import Progress, reason, say
 
 TRIES = 5  # of one request, before giving up
 CONNECT_SECONDS = 10
@@ -55,7 +55,7 @@ BUSY = (408, 409, 429, 500, 502, 503, 504)  # statuses that pass; 409: another c
 COMMIT_OPERATIONS = 100  # at most, of commits in pieces: https://huggingface.co/docs/hub/storage-limits
 FIRST_CHUNK = 128 << 10  # bytes; no chunk of Xet is larger
 BATCH_BYTES = 128 << 20  # uploaded in one go: at most this is sent again after a kill
-AGAIN = "run the same command again: it picks up where it left off"
+AGAIN = "run the same command again: it picks up where it left off"  # as every command here does
 DATASET = {"repo_type": "dataset"}
 UNFINISHED = "Made in several commits, and merged by the publication when it is whole: not to be merged by hand."
 
@@ -222,7 +222,7 @@ def _reason(error):
 def explain(error: Exception) -> str:
     """An error as a line for the user: what the Hub said if it answered a request, else the error's message."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return reason(error)
     if isinstance(error, FileNotFoundError):  # of huggingface_hub's file system
         return f"{error}: no such file on the Hub"
     answered = _answered(error)

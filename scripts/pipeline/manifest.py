@@ -28,6 +28,7 @@ from hyper_kvasir import PARTS, VIEWS
 
 FILE = "manifest.json"
 BUILDER = "hyper-kvasir"
+VERSION = r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}"
 MOST_BYTES = 32 << 20  # of a manifest; that of the whole dataset has some 200 kB
 
 # Anybody may have edited a manifest, and files that it names may be replaced or removed.
@@ -79,7 +80,7 @@ _FORM = Draft202012Validator(
                 "files": _each(_object({"bytes": _COUNT, "sha256": _TEXT}), pattern=rf"^({_PIECE}/)?{_PIECE}\Z"),
             }
         ),
-        version={"type": "string", "pattern": r"^(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}\Z"},
+        version={"type": "string", "pattern": rf"^{VERSION}\Z"},
         versions=_each(_TEXT),
     )
 )

@@ -103,7 +103,7 @@ def check_beside(out: str, sources: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def only_builder_of(out: str, sources: Sequence[str] = ()):
-    """Refuses an output that is not ours to write, and a second build into the same one."""
+    """Keeps an output folder to the code inside. Raises BuildError for one that is not ours, or is being written to."""
     check_output(out)
     check_beside(out, sources)
     try:
@@ -179,17 +179,17 @@ def check_ours(out: str, path: str, known: dict, journal: Journal | None) -> Non
     if not os.path.lexists(place):
         return
     is_file = os.path.isfile(place)
-    if not is_file or not (path in known or journal is None or journal.wrote(path, place)):
+    if not is_file or not (path in known or (journal and journal.wrote(path, place))):
         raise BuildError(f"{place}: is in the way, and not of this project; move it away, and run again")
 
 
-def put(staging: str, out: str, paths: list[str]) -> None:
-    """Moves files from one folder to another, for good."""
+def move(paths: list[str], source: str, target: str) -> None:
+    """Moves files from one folder to another, for good: their names are on the disk when it returns."""
     folders = set()
     for path in paths:
-        place = os.path.join(out, path)
+        place = os.path.join(target, path)
         os.makedirs(os.path.dirname(place), exist_ok=True)
-        os.replace(os.path.join(staging, path), place)
+        os.replace(os.path.join(source, path), place)
         folders.add(os.path.dirname(place))
     for folder in folders:
         sync(folder)

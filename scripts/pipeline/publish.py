@@ -23,7 +23,6 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from hyper_kvasir import features_of, listed
 from scripts.pipeline.console import Progress, say, table
 from scripts.pipeline.hub import (
-    AGAIN,
     PublishError,
     RemoteFile,
     Repository,
@@ -32,14 +31,15 @@ from scripts.pipeline.hub import (
     patiently,
     tagged_elsewhere,
 )
-from scripts.pipeline.manifest import FILE, is_own_file, matching, parse_manifest, part_of_path
+from scripts.pipeline.manifest import FILE, VERSION, is_own_file, matching, parse_manifest, part_of_path
 from scripts.pipeline.parquet import ROWS, entry_of, features_metadata
-from scripts.pipeline.readers import does_not_load, loaded_rows, stream_problems
-from scripts.pipeline.verify import differing_files
+from scripts.pipeline.published import differing_files, stream_patiently
+from scripts.pipeline.readers import does_not_load, loaded_rows
 
-ABANDONED = ("Put HyperKvasir", "Remove HyperKvasir")  # how titles of commits begin that follow an abandoned version
-VERSION_TITLE = re.compile(r"HyperKvasir (\d+\.\d+\.\d+)\b")  # of a commit, or of one that merged it
-VERSION_TAG = re.compile(r"v(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}")
+# How the titles of commits begin that take an unfinished version back.
+PUT_BACK, REMOVED = "Put HyperKvasir", "Remove HyperKvasir"
+VERSION_TITLE = re.compile(rf"HyperKvasir ({VERSION})\b")  # of a commit, or of one that merged it
+VERSION_TAG = re.compile(f"v{VERSION}")
 HUBS_README = re.compile(r"\s*(---\s*(license: *[\w.-]+\s*)?---\s*)?")  # as the Hub makes one for a new repository
 ROUNDS = 3  # of drafting, if somebody else commits meanwhile
 LOAD_BYTES = 128 << 20  # of a part: larger ones are read back by streaming and by their footers only
@@ -202,7 +202,7 @@ def publish(
             return delivery.open_pull_request(release, notes)
         sha = delivery.commit(release, notes)
         if sha:
-            return _finish(repository, release, sha)
+            return read_back_and_tag(repository, release, sha)
         say("somebody else committed to the branch meanwhile; comparing again")
     raise PublishError(
         f"{repository.repo_id}: somebody else committed to {repository.branch} during each of {ROUNDS} tries; "
@@ -289,18 +289,19 @@ def _nothing_new(repository, draft, published, changes, *, dry_run):
     if changes.add:
         raise _other_content(published, draft)
     say(f"{draft.version} is committed, but not tagged: an earlier try was cut off")
-    return _finish(repository, draft, published.head)  # with nothing new there is nothing to build: a whole release
+    return read_back_and_tag(repository, draft, published.head)  # whole: with nothing new there is nothing to build
 
 
-def _finish(repository, release, sha):
+def read_back_and_tag(repository: Repository, release: Release, sha: str) -> str:
+    """Reads a release back at its commit and tags it; returns lines on how it ended. Raises PublishError otherwise."""
     _check_read_back(repository, sha, release, "--finish tries again; --abandon puts the last tagged version back")
     say(f"tagging {release.tag}")
     try:
         repository.tag(release.tag, sha, title_of(release.version))
     except HfHubHTTPError as error:
         raise PublishError(
-            f"{release.version} is committed as {sha}, and cannot be tagged: {explain(error)}; with a token that may: "
-            "--finish"
+            f"{release.version} is committed as {sha}, and cannot be tagged: {explain(error)}; with a token "
+            "that may: --finish"
         ) from error
     config = next(iter(release.manifest["configs"]))
     return (
@@ -325,120 +326,12 @@ def title_of(version: str) -> str:
     return f"HyperKvasir {version}"
 
 
-# ------------------------------------------------------------------------------------------------- finish and abandon
-
-
-def finish(repository: Repository) -> str:
-    """Reads back and tags the version that is committed, but not tagged: one cut off, or a merged pull request.
-
-    Returns lines on how it ended. Raises PublishError if there is no such version, or it is not whole.
-    """
-    say(f"reading what is published in {repository.repo_id}")
-    published = read_published(repository)
-    _check_access(repository, published, private=False, dry_run=False)
-    release = _committed(repository, published)
-    if release.tag in published.tags:
-        check_tag(repository, release.tag, published)
-        return f"{release.tag} of {repository.repo_id} is tagged already: nothing to finish"
-    return _finish(repository, release, published.head)
-
-
-def _committed(repository, published):
-    """The release that is committed at the head. Raises PublishError if its texts are not those of its manifest."""
-    if published.version is None:
-        raise PublishError(f"{repository.repo_id}: no version is committed to {repository.branch}; publish one")
-    texts, problems = {FILE: repository.read(FILE, published.head)}, []
-    if not published.manifest["configs"] or not published.manifest["files"]:
-        problems.append(f"{FILE} names no config, or no file")
-    for path, entry in published.texts.items():
-        texts[path] = repository.read(path, published.head) if path in published.files else b""
-        if hashlib.sha256(texts[path]).hexdigest() != entry["sha256"]:
-            problems.append(f"{path} is gone, or was edited since")
-    cited = re.search(r"(?m)^version: (\S+)$", texts.get("CITATION.cff", b"").decode("utf-8", "replace"))
-    if cited and cited[1] != published.version:
-        problems.append(f"{FILE} is of {published.version}, and CITATION.cff of {cited[1]}")
-    if problems:
-        raise PublishError(
-            f"{repository.repo_id}: {published.version} is not as it was committed:\n{listed(problems)}\n"
-            "publish a corrected version, or put the last tagged one back by --abandon"
-        )
-    return Release(version=published.version, folder="", manifest=published.manifest, texts=texts)
-
-
-def abandon(repository: Repository) -> str:
-    """Puts the last tagged version back in one commit, in place of one that was committed and cannot be finished.
-
-    That is the highest of those whose tag is at a commit of this branch that holds it. If none was ever published, the
-    files that the committed one names are removed. Files that are not of this project stay. Sends no large file.
-    Returns a line on how it ended. Raises PublishError if there is nothing to abandon.
-    """
-    say(f"reading what is published in {repository.repo_id}")
-    state = repository.state()
-    if state.head is None:
-        raise PublishError(f"{repository.repo_id} does not exist, or this token cannot see it")
-    repository.check_access(state)
-    manifest = _manifest_at(repository, state.head) if FILE in state.files else None
-    tag, there = _last_tagged(repository, state)
-    now = state.tags.get(f"v{manifest.get('version')}") if manifest else None
-    if now and _manifest_at(repository, now) == manifest:
-        raise PublishError(
-            f"{repository.repo_id}: {repository.branch} is as v{manifest['version']}: nothing to abandon"
-        )
-    mine = {path for path in state.files if is_own_file(path) and path in _named(manifest, state.files)}
-    changed = [path for path, file in there.items() if state.files.get(path) != file]
-    gone = sorted(mine - set(there))
-    if not changed and not gone:
-        raise PublishError(f"{repository.repo_id}: {repository.branch} is as {tag or 'before'}: nothing to abandon")
-    for path in changed:
-        say(f"put back as in {tag}: {path}")
-    for path in gone:
-        say(f"removed: {path}")
-    title = f"{ABANDONED[0]} {tag} back" if tag else f"{ABANDONED[1]}, which was not finished"
-    operations = repository.restore(changed, there, state.tags[tag]) if tag else []
-
-    def is_same(files):
-        return {path: file for path, file in files.items() if path in there or path in mine} == there
-
-    sha = repository.commit(operations, gone, title, state.head, is_same=is_same)
-    sha = sha or repository.state().head  # the answer may have been lost
-    if not is_same(repository.files(sha)):
-        raise PublishError(f"{repository.repo_id}: commit {sha} is not as {tag or 'before'}; {AGAIN}")
-    what = f"as in {tag}" if tag else "without the version that was not finished"
-    return f"{repository.repo_id}: {repository.branch} is {what}, by commit {sha}"
-
-
-def _manifest_at(repository, revision):
+def manifest_at(repository: Repository, revision: str) -> dict | None:
     """The manifest at a revision; None where there is none, or none of this project."""
     try:
         return parse_manifest(repository.read(FILE, revision).decode("utf-8", "replace"), FILE)
     except (EntryNotFoundError, ValueError):
         return None
-
-
-def _last_tagged(repository, state):
-    """(tag, {path: file}) of the highest version that is tagged at a commit of this branch; (None, {}) without one."""
-    titles = repository.titles(state.head)
-    commits = {commit for commit, _ in titles}
-    tags = [name for name, commit in state.tags.items() if VERSION_TAG.fullmatch(name) and commit in commits]
-    for name in sorted(tags, key=lambda name: parse_version(name[1:]), reverse=True):
-        manifest = _manifest_at(repository, state.tags[name])
-        if manifest and f"v{manifest.get('version')}" == name:
-            files = repository.files(state.tags[name])
-            return name, {path: file for path, file in files.items() if path in _named(manifest, ())}
-    versions = [title for _, title in titles if VERSION_TITLE.match(title)]
-    if len(set(versions)) > 1:
-        raise PublishError(
-            f"{repository.repo_id}: no version is tagged at a commit of {repository.branch}, so none can be put back, "
-            f"but there were {', '.join(versions[1:4])}; tag the commit of the one to put back, and run again"
-        )
-    return None, {}
-
-
-def _named(manifest, there):
-    """The paths that are a manifest's; without a readable one, itself and the data in `there`."""
-    if manifest is None:
-        return {FILE, *(path for path in there if path.startswith("data/"))}
-    return {FILE, *manifest["files"], *manifest.get("card", {}).get("files", {})}
 
 
 def tell_tags(repository: Repository, published: Published) -> None:
@@ -456,7 +349,7 @@ def tell_tags(repository: Repository, published: Published) -> None:
         found = VERSION_TITLE.match(title)
         if found and not was_abandoned:
             commits.setdefault(found[1], []).append(commit)
-        was_abandoned = title.startswith(ABANDONED) if not found else False
+        was_abandoned = title.startswith((PUT_BACK, REMOVED)) if not found else False
     for version, made in commits.items():
         name, where = f"v{version}", published.tags.get(f"v{version}")
         if where is None:
@@ -584,7 +477,7 @@ def check_repository(published: Published, repository: Repository | None = None)
     if f"{name}.py" in published.files:
         raise PublishError(f"{repo_id} holds {name}.py: datasets refuses to load it as a script; delete that file")
     others = sorted(set(published.files) - {".gitattributes", ".gitignore", "README.md"})
-    was_ours = others and repository and any(t.startswith(ABANDONED[1]) for _, t in repository.titles(published.head))
+    was_ours = others and repository and any(t.startswith(REMOVED) for _, t in repository.titles(published.head))
     if published.manifest is None and others and not was_ours:
         raise PublishError(f"{repo_id} holds something else ({others[0]}, no {FILE}); choose another repository")
 
@@ -632,25 +525,18 @@ def check_limits(draft: Draft) -> None:
         )
 
 
-def check_changelog(version: str, changelog: str, where: str) -> None:
-    """Refuses a version without an entry "## X.Y.Z" in the changelog, which is the file `where`."""
-    headings = [
-        line.split()[1].strip("[]v") for line in changelog.splitlines() if line.startswith("## ") and line[3:].strip()
-    ]
-    if version not in headings:
-        raise PublishError(f"{where} has no entry '## {version}'; write what changed, then try again")
-
-
 def changelog_entry(version: str, changelog: str, where: str) -> str:
     """What a changelog says of a version. Refuses one that it has no entry "## X.Y.Z" for; `where` names the file."""
-    check_changelog(version, changelog, where)
-    entry, inside = [], False
+    entries: dict[str, list[str]] = {}
+    lines: list[str] = []  # of the entry that is read
     for line in changelog.splitlines():
         if line.startswith("## ") and line[3:].strip():
-            inside = line.split()[1].strip("[]v") == version
-        elif inside:
-            entry.append(line)
-    return "\n".join(entry).strip()
+            lines = entries.setdefault(line.split()[1].strip("[]v"), [])
+        else:
+            lines.append(line)
+    if version not in entries:
+        raise PublishError(f"{where} has no entry '## {version}'; write what changed, then try again")
+    return "\n".join(entries[version]).strip()
 
 
 def check_tag(repository: Repository, name: str, published: Published) -> None:
@@ -658,7 +544,7 @@ def check_tag(repository: Repository, name: str, published: Published) -> None:
     commit = published.tags[name]
     if commit == published.head:
         return
-    if _manifest_at(repository, commit) != published.manifest:
+    if manifest_at(repository, commit) != published.manifest:
         elsewhere = tagged_elsewhere(published.repo_id, name, commit)
         raise PublishError(f"{elsewhere}, which is not that version; remove the tag, and run again")
 
@@ -668,7 +554,7 @@ def check_tag(repository: Repository, name: str, published: Published) -> None:
 
 def parse_version(text: str) -> tuple[int, int, int]:
     """(major, minor, patch). Raises PublishError for anything but X.Y.Z."""
-    if not re.fullmatch(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}", text):
+    if not re.fullmatch(VERSION, text):
         raise PublishError(f"{text[:100]!r} is not a version; expected X.Y.Z, e.g. 1.0.0")
     return tuple(map(int, text.split(".")))
 
@@ -862,7 +748,7 @@ def _read_config(repo_id, sha, release, config, rows):
     wanted = {split: entry["rows"] for split, entry in views.items()}
     counted = {split: sum(rows[path] for path in matching(entry["files"], rows)) for split, entry in views.items()}
     problems = _differing(config, "in the files", counted, wanted)
-    problems += patiently(f"streaming {config}", lambda: stream_problems(repo_id, config, list(views), sha))
+    problems += stream_patiently(repo_id, config, list(views), sha)
     size = sum(entry["bytes"] for path, entry in release.files.items() if part_of_path(path) == config)
     if 0 < size <= LOAD_BYTES:  # a part itself; its other configs are the same files
         loaded = patiently(f"loading {config}", lambda: loaded_rows(repo_id, config, sha))

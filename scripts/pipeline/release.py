@@ -22,7 +22,8 @@ from scripts.pipeline.output import STAGING
 from scripts.pipeline.parquet import find_row
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.publish import Draft, Published, Release, Send, check_lost, check_untagged
-from scripts.pipeline.verify import FileContent, Verified, check_contents, read_columns, read_contents, verify
+from scripts.pipeline.published import read_columns
+from scripts.pipeline.verify import FileContent, Verified, check_contents, read_contents, verify
 
 
 class Edition(NamedTuple):

@@ -1,13 +1,13 @@
-"""Checks a built folder by reading it alone, and a published version: every file, every row, every number."""
+"""Checks a built folder by reading it alone: every file, every row, every number."""
 
+import functools
 import hashlib
 import io
 import json
 import os
 import re
-from collections import Counter, deque
-from collections.abc import Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from zlib import crc32
@@ -32,8 +32,7 @@ from hyper_kvasir import (
 from scripts.pipeline.card import stale
 from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.console import Progress
-from scripts.pipeline.hub import PublishError, RemoteFile, Repository
-from scripts.pipeline.manifest import FILE, built_manifest, matching, parse_manifest, part_of_path
+from scripts.pipeline.manifest import FILE, built_manifest, matching, part_of_path
 from scripts.pipeline.parquet import entry_of, features_metadata
 from scripts.pipeline.plan import make_plan
 from scripts.pipeline.pool import worker_pool
@@ -80,6 +79,11 @@ class FileContent(NamedTuple):
     lines: list[str] | None = None  # of `row_line`; None where the images were not read
     entry: dict | None = None  # what the footer says of the manifest entry, where it was read
 
+    @classmethod
+    def unreadable(cls, sha256: str, problems: list[str]) -> "FileContent":
+        """Of a file in which nothing has a meaning."""
+        return cls(sha256, {"image_id": []}, [], 0, 0, problems)
+
 
 def verify(folder: str, expected: Expected, workers: int, *, sources: Sequence[str] = ()) -> Verified:
     """Checks everything in `folder`, and with `sources` compares its rows with the archives there.
@@ -98,113 +102,8 @@ def verify(folder: str, expected: Expected, workers: int, *, sources: Sequence[s
         sound = {path for path, content in contents.items() if not content.problems}
         result.problems += compare_sources(folder, manifest, sources, expected, sound=sound, workers=workers)
     _check_card(folder, manifest, result)
-    _check_loading(folder, manifest, result)
+    check_loading(manifest, result, functools.partial(stream_problems, folder))
     return result
-
-
-def verify_published(
-    repository: Repository, revision: str, expected: Expected, workers: int, *, full: bool = False
-) -> Verified:
-    """Checks a published version as `verify` does a folder.
-
-    The Hub's digests are compared with the manifest, footers and columns are read; with `full` every file is, whole and
-    without being stored. Raises PublishError where there is no such version.
-    """
-    commit = repository.commit_of(revision)
-    there, where = repository.files(commit), f"{repository.repo_id}@{revision}"
-    if FILE not in there:
-        raise PublishError(f"{where}: holds no {FILE}, so this project did not publish it")
-    manifest = parse_manifest(repository.read(FILE, commit).decode("utf-8", "replace"), f"{where}/{FILE}")
-    result = Verified(configs=list(manifest["configs"]))
-    if not manifest["complete"]:
-        result.problems.append("built with --no-verify from an incomplete source")
-    if re.fullmatch(r"v\d+\.\d+\.\d+", revision) and revision != f"v{manifest.get('version')}":
-        result.problems.append(f"{revision}: {FILE} there is of version {manifest.get('version')}; the tag was moved")
-    result.problems += differing_files(manifest, there)
-    paths = [path for path in manifest["files"] if path in there]
-    read = _read_whole if full else _read_columns
-    check_contents(manifest, read(repository, commit, manifest, paths, workers=workers), expected, result)
-    _check_published_card(repository, commit, manifest, there, result)
-    _check_loading(repository.repo_id, manifest, result, commit)
-    return result
-
-
-def differing_files(manifest: dict, there: dict[str, RemoteFile]) -> list[str]:
-    """How the data files that the Hub lists differ from those of a manifest."""
-    files = manifest["files"]
-    problems = [f"{path} is not there" for path in files if path not in there]
-    problems += [f"{p} has other content" for p, e in files.items() if p in there and there[p].sha256 != e["sha256"]]
-    stray = [path for path in there if path.startswith("data/") and path not in files]
-    return problems + [f"{path} is there, but not in {FILE}" for path in stray]
-
-
-def _read_columns(repository, commit, manifest, paths, *, workers):
-    """{path: what a published file holds, without its images}; `workers` is of no use, as little is computed."""
-    with ThreadPoolExecutor(4) as threads, Progress(len(paths), "reading columns", unit=" files") as bar:
-        jobs = {p: threads.submit(read_columns, repository, commit, p, manifest["files"][p]["sha256"]) for p in paths}
-        contents = {}
-        for path, job in jobs.items():
-            try:
-                contents[path] = job.result()
-            except Exception as error:  # of the connection, of what the Hub answers, of what is not a Parquet file
-                text = f"{path}: cannot be read: {type(error).__name__}: {error}"
-                contents[path] = FileContent(manifest["files"][path]["sha256"], {"image_id": []}, [], None, 0, [text])
-            bar.update(1)
-    return contents
-
-
-def read_columns(repository: Repository, commit: str, path: str, sha256: str) -> FileContent:
-    """What a published file holds, without its images: its footer and columns."""
-
-    def read(parquet):
-        schema, problems, boxes = parquet.schema_arrow, [], 0
-        _check_schema(path, schema, part_of_path(path), problems)
-        if problems:  # of another form, so nothing in it has a meaning
-            return FileContent(sha256, {"image_id": []}, [], None, 0, problems)
-        names = [name for name in schema.names if not pa.types.is_nested(schema.field(name).type)]
-        if "objects" in schema.names:
-            objects = parquet.read(columns=["objects"], use_threads=False)["objects"].to_pylist()
-            boxes = sum(len(row["id"]) for row in objects)
-        columns = parquet.read(columns=names, use_threads=False).to_pydict()
-        lines = None
-        if part_of_path(path) == "labeled":
-            lines = [row_line(dict(zip(columns, row)), {}) for row in zip(*columns.values())]
-        return FileContent(sha256, columns, [], None, boxes, problems, lines, entry_of(parquet.metadata))
-
-    return repository.read_parquet(path, commit, read, "reading the columns of")
-
-
-def _read_whole(repository, commit, manifest, paths, *, workers):
-    """{path: what a published file holds}, each file read whole; a few at a time are in memory."""
-    contents, jobs = {}, deque()
-    total = sum(manifest["files"][path]["bytes"] for path in paths)
-    with worker_pool(workers) as pool, Progress(total, "verifying") as bar:
-
-        def settle():
-            path, size, job = jobs.popleft()
-            contents[path] = job.result()
-            bar.update(size)
-
-        for path in paths:
-            data = repository.read_large(path, commit)
-            jobs.append((path, manifest["files"][path]["bytes"], pool.submit(check_file, data, path)))
-            if len(jobs) > workers:
-                settle()
-        while jobs:
-            settle()
-    return contents
-
-
-def _check_published_card(repository, commit, manifest, there, result):
-    """The card's files have the content that the manifest gives them, and the card's numbers are those of the files."""
-    for path, entry in manifest.get("card", {}).get("files", {}).items():
-        if path not in there:
-            result.problems.append(f"{path} is not there")
-        elif hashlib.sha256(repository.read(path, commit)).hexdigest() != entry["sha256"]:
-            result.problems.append(f"{path} has other content than was published: it was edited on the Hub")
-    if "README.md" in there:
-        text = repository.read("README.md", commit).decode("utf-8", "replace")
-        result.problems += lint_card(text, list(manifest["files"])) + check_card(text, manifest)
 
 
 def check_contents(manifest: dict, contents: dict[str, FileContent], expected: Expected, result: Verified) -> None:
@@ -215,7 +114,7 @@ def check_contents(manifest: dict, contents: dict[str, FileContent], expected: E
     _check_folds(contents, result)
     _count(manifest, contents, expected, result)
     _check_views(manifest, contents, result)
-    _check_row_digests(manifest, contents, expected, result)
+    _check_part_digests(manifest, contents, expected, result)
 
 
 def _check_files(folder, manifest, result):
@@ -259,7 +158,7 @@ def check_file(data: bytes, path: str) -> FileContent:
         return _read_table(data, sha256, path)
     except (pa.ArrowException, AttributeError, *UNREADABLE) as error:
         text = f"{path}: not a readable Parquet file: {type(error).__name__}: {error}"
-        return FileContent(sha256, {"image_id": []}, [], 0, 0, [text])
+        return FileContent.unreadable(sha256, [text])
 
 
 def _read_table(data, sha256, path):
@@ -268,12 +167,12 @@ def _read_table(data, sha256, path):
     table = file.read()
     if file.num_row_groups != 1:
         problems.append(f"{path}: {file.num_row_groups} row groups, expected 1 (streaming would hang at exit)")
-    _check_schema(path, table.schema, part, problems)
+    check_schema(path, table.schema, part, problems)
     scalars = [name for name in table.schema.names if not pa.types.is_nested(table.schema.field(name).type)]
     empty = [name for name in scalars if table[name].null_count and not name.startswith("fold_")]
     problems += [f"{path}: empty values in column {name}" for name in empty]
     if problems:
-        return FileContent(sha256, {"image_id": []}, [], 0, 0, problems)
+        return FileContent.unreadable(sha256, problems)
     crcs, lines, instances, boxes = [], [], 0, 0
     for row in _rows(table):
         try:
@@ -302,7 +201,8 @@ def _rows(table):
         yield from batch.to_pylist()
 
 
-def _check_schema(path, schema, part, problems):
+def check_schema(path: str, schema: pa.Schema, part: str, problems: list[str]) -> None:
+    """Checks the columns of a file, and the features in its metadata."""
     if not schema.remove_metadata().equals(features_of(part).arrow_schema.remove_metadata()):
         problems.append(f"{path}: columns {schema.names} with types other than those of {part!r}")
     metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -428,14 +328,14 @@ def row_line(row: dict, pixels: dict) -> str:
     return line
 
 
-def row_digest(lines: Iterable[str]) -> str:
+def part_digest(lines: Iterable[str]) -> str:
     """The sha256 of the lines of a part's rows, in the order of their ids."""
     return hashlib.sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
 
 
-def _check_row_digests(manifest, contents, expected, result):
+def _check_part_digests(manifest, contents, expected, result):
     """The rows of a part are those that are known; of segmented images, if they are from the source that is known."""
-    for part, wanted in expected.row_digests.items():
+    for part, wanted in expected.part_digests.items():
         of = [content for path, content in contents.items() if part_of_path(path) == part]
         source = manifest["sources"].get(part, {})
         if part == "segmented" and source.get("content") != expected.segmented_content:
@@ -443,8 +343,8 @@ def _check_row_digests(manifest, contents, expected, result):
         if not of or any(content.lines is None or content.problems for content in of):
             continue
         lines = [line for content in of for line in content.lines]
-        if len(lines) == getattr(expected, part) and row_digest(lines) != wanted:
-            text = f"the rows have the digest {row_digest(lines)}, expected {wanted}; to see which of them differ, run"
+        if len(lines) == getattr(expected, part) and part_digest(lines) != wanted:
+            text = f"the rows have the digest {part_digest(lines)}, expected {wanted}; to see which of them differ, run"
             result.problems.append(f"{part}: {text} python -m scripts.verify with --source ARCHIVES")
 
 
@@ -570,12 +470,13 @@ def _check_card(folder, manifest, result):
         result.problems += check_card(text, manifest, folder)
 
 
-def _check_loading(path, manifest, result, revision=None):
-    """Every split of every config streams by its name, with the features that it should have."""
-    if result.problems:
-        return  # loading would only repeat them, less clearly
-    for config, splits in manifest["configs"].items():
+def check_loading(manifest: dict, result: Verified, stream: Callable[[str, list[str]], list[str]]) -> None:
+    """Checks that every split of every config streams by its name: `stream` gives what is wrong with one.
+
+    Not where something is wrong already, which it would only repeat, less clearly.
+    """
+    for config, splits in manifest["configs"].items() if not result.problems else ():
         try:
-            result.problems += stream_problems(path, config, list(splits), revision)
+            result.problems += stream(config, list(splits))
         except Exception as error:  # whatever load_dataset raises is what a user would see
             result.problems.append(does_not_load(config, error))
