@@ -307,9 +307,12 @@ class Expected:
         return dict(zip(view.splits, rows))
 
     def vouches_for(self, part: str, archive: "Archive") -> bool:
-        """Whether `check_fingerprint` sees any damage to the images of a part, so that they need not be decoded."""
-        by_zip = isinstance(archive, ZipArchive) and archive.file in self.sources
-        return by_zip or (part == "segmented" and self.segmented_content is not None)
+        """Whether a digest of an archive tells of any damage to the images of a part, so that none need be decoded.
+
+        Of an extracted folder they are: decoding tells which image is damaged, the digest of the content only that.
+        """
+        known = archive.file in self.sources or (part == "segmented" and self.segmented_content is not None)
+        return known and isinstance(archive, ZipArchive)
 
     def check_fingerprint(self, archive: "Archive", found: dict, problems: "Problems") -> None:
         """Compares the fingerprint of a part with what is known of the official file; see `Part.fingerprint`.
@@ -993,7 +996,7 @@ def _nearly(part, folders):
             hints.append(f"{folder} cannot be listed ({error.strerror}).")
             continue
         hints += filter(None, (_hint(part, os.path.join(folder, name)) for name in names))
-    return "".join(f" {hint}" for hint in hints[:3])
+    return "".join(f" {hint}" for hint in hints[:3]) + (" Otherwise:" if hints else "")
 
 
 def _hint(part, path):

@@ -170,8 +170,10 @@ def parse(arguments) -> argparse.Namespace:
         parser.error("--create-pr opens a pull request to main: leave --branch out")
     if args.create_pr and args.private:
         parser.error("--create-pr goes with a repository that is there: leave --private out")
-    if args.build_and_upload and (not args.source or args.dry_run):
-        parser.error("--build-and-upload goes with --source, and not with --dry-run")
+    if args.build_and_upload and not args.source:
+        parser.error("--build-and-upload goes with --source")
+    if args.build_and_upload and args.dry_run:
+        parser.error("--build-and-upload does not go with --dry-run")
     if args.config and not args.source:
         parser.error("--config goes with --source")
     check_sources_exist(parser, args.source or ())

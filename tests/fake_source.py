@@ -471,8 +471,8 @@ def spoil_scan(jpeg, data):
 # What makes an image one that cannot be decoded, though it begins and ends like a JPEG: name: (what, how).
 UNDECODABLE = {
     "jpeg_random_scan": (
-        "random bytes in the scan",
-        lambda jpeg: spoil_scan(jpeg, random.Random(1).randbytes(500)),
+        "random bytes in the scan, a marker among them",
+        lambda jpeg: spoil_scan(jpeg, random.Random(1).randbytes(200) + b"\xff\x4f" + random.Random(2).randbytes(298)),
     ),
     "jpeg_zeroed_scan": ("zeros in the scan", lambda jpeg: spoil_scan(jpeg, bytes(500))),
     "jpeg_cut_with_end_marker": (
@@ -505,7 +505,16 @@ UNDECODABLE = {
 
 
 def undecodable(how):
-    return lambda source: source.set_image(how(source.image()))
+    """A defect of one image: of another one each time that it is done to the unlabeled part."""
+
+    def spoil(source):
+        members, part = source.members[source.parts[0]], source.parts[0]
+        if part != "unlabeled":
+            return source.set_image(how(source.image()))
+        name = next(name for name in sorted(members) if not isinstance(members[name], bytes))
+        members[name] = how(content(members[name]))
+
+    return spoil
 
 
 def swap_boxes(source):

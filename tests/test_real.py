@@ -110,7 +110,6 @@ def test_the_card_has_the_numbers_that_are_known_of_the_true_masks_and_boxes(fol
 
 def test_it_verifies_is_published_and_loads(xet_publisher, folder):
     """Publication refuses what does not verify."""
-    xet_publisher.settings["DRAW_FIGURES"] = "1"
     xet_publisher.ok(folder, "1.0.0", expect=False)
     found = xet_publisher.python(f"""
 import json

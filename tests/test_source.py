@@ -167,24 +167,38 @@ def test_a_defect(form, defect, tmp_path, capsys):
 FEW = dict.fromkeys(FINDINGS, 0) | {"cecum": 2, "polyps": 2}
 
 
-def damaged(folder, defect, form):
-    """A labeled part with images large enough to be damaged inside; its digest is not known."""
-    write_source(folder, images="drawn", findings=FEW, segmented=0, form=form, parts=("labeled",), defects=[defect])
-    expected = json.loads((folder / "expected.json").read_text())
-    (folder / "expected.json").write_text(json.dumps({**expected, "sources": {}}))
-
-
 @pytest.mark.parametrize("form", ["zip", "folder"])
-@pytest.mark.parametrize("defect", UNDECODABLE)
-def test_an_image_that_cannot_be_decoded(form, defect, tmp_path, capsys):
-    """Where no digest vouches for it; CRCs are right. Without checks, too."""
-    damaged(tmp_path / "source", defect, form)
-    arguments = [*arguments_for(tmp_path, "labeled")[:4], "--expect", f"{tmp_path}/source/expected.json"]
+def test_images_that_cannot_be_decoded(form, tmp_path, capsys):
+    """One of each kind, where no digest vouches for them; CRCs are right. Without checks, too."""
+    write_source(
+        tmp_path / "source",
+        images="drawn",
+        unlabeled=len(UNDECODABLE) + 1,
+        form=form,
+        parts=("unlabeled",),
+        defects=list(UNDECODABLE),
+    )
+    expected = json.loads((tmp_path / "source/expected.json").read_text())
+    (tmp_path / "source/expected.json").write_text(json.dumps({**expected, "sources": {}}))
+    arguments = ["--source", f"{tmp_path}/source", "--out", f"{tmp_path}/out", "--config", "unlabeled"]
+    arguments += ["--expect", f"{tmp_path}/source/expected.json"]
     for more in ([], ["--no-verify"]):
-        assert main([*arguments, "--config", "labeled", "--workers", "1", *more]) == 1
-        assert re.search(
-            r"\.jpg: expected a whole JPEG image: it (cannot be decoded|is not coded)", capsys.readouterr().err
-        )
+        assert main([*arguments, *more]) == 1
+        said = capsys.readouterr().err
+        found = re.findall(r"(\S+)\.jpg: expected a whole JPEG image: it (?:cannot be decoded|is not coded)", said)
+        hidden = re.search(r"- and (\d+) more", said)
+        assert len(set(found)) + (int(hidden[1]) if hidden else 0) == len(UNDECODABLE), said
+        nothing_finished(tmp_path / "out")
+
+
+def test_what_a_digest_vouched_for_is_decoded_without_checks(tmp_path, capsys):
+    """Though it was built before, by a run that was refused in the end."""
+    write_source(tmp_path / "source", images="drawn", parts=("segmented",), defects=["jpeg_zeroed_scan"])
+    arguments = [*arguments_for(tmp_path, "segmented")[:4], "--config", "segmented", "--workers", "1"]
+    arguments += ["--expect", f"{tmp_path}/source/expected.json"]
+    for more, message in (([], "not the official"), (["--no-verify"], "it cannot be decoded: Corrupt JPEG data")):
+        assert main([*arguments, *more]) == 1
+        assert message in capsys.readouterr().err
         nothing_finished(tmp_path / "out")
 
 

@@ -70,7 +70,7 @@ def test_a_version_that_is_committed_and_not_tagged(state, publisher):
         assert tags["v2.0.0"] == head and f"published v2.0.0 of {REPO} as commit {head}" in said
         assert f'load_dataset("{REPO}", "labeled", revision="v2.0.0")' in said and f"/commit/{head}" in said
         assert "v2.0.0 of ns/hyper-kvasir is tagged already: nothing to finish" in publisher.way_out("--finish")
-        publisher.way_out("--abandon", reason="main is as v2.0.0: nothing to abandon")
+        publisher.way_out("--abandon", reason="v2.0.0 is tagged: nothing to abandon")
         return
     publisher.way_out("--finish", reason=why_not)
     publisher.hub.reset()
@@ -102,6 +102,7 @@ def test_a_first_version_that_is_abandoned(xet_publisher, small):
     assert set(p.published()[0]) == {".gitattributes", "notes.txt"}
     p.way_out("--abandon", reason="nothing to abandon")
     p.way_out("--finish", reason="no version is committed to main")
+    p.way_out("--finish", "--branch", "nosuch", reason="ns/hyper-kvasir has no branch 'nosuch'")
     p.ok(small, "1.0.0")
 
 
@@ -160,7 +161,7 @@ NO_TAG = "no version is tagged at a commit of main, so none can be put back, but
         (tag_at("v1.0.0", 0), NO_TAG),
         (without_tag, NO_TAG),
         (tag_at("v9.0.0", -1), None),
-        (tag_at("v2.0.0", 0), "main is as v2.0.0: nothing to abandon"),
+        (tag_at("v2.0.0", 0), "v2.0.0 is tagged: nothing to abandon"),
     ],
 )
 def test_tags_that_are_not_what_they_say(change, reason, publisher):
@@ -321,7 +322,7 @@ def test_the_output_of_an_update(xet_publisher, v1, relabeled):
     assert f'load_dataset("{REPO}", "labeled", revision="v2.0.0")' in said
     said = p.ok(relabeled, "2.0.1")
     files = len(tree(relabeled))
-    assert re.search(rf"all together +{files} +0 +0 +0\n", said) and "v2.0.1 is not tagged, as it would be it" in said
+    assert re.search(rf"all together +{files} +0 +0 +0\n", said) and "so there is no v2.0.1" in said
 
 
 def test_a_hostile_manifest_on_the_hub(xet_publisher, small):

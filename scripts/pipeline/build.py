@@ -7,6 +7,7 @@ manifest last. So a kill leaves nothing that looks finished, and the journal the
 import contextlib
 import os
 import shutil
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -91,6 +92,8 @@ def _with_rows(configs, files, waived):
 def _report(files, made, waived):
     for line in listed(waived).splitlines():
         say(f"waived: {line.removeprefix('- ')}")
+    if waived:
+        say("so this build is incomplete: it does not verify, and cannot be published")
     rows, size = (sum(entry[what] for entry in files.values()) for what in ("rows", "bytes"))
     kept = f"{len(files) - made:,} already there"
     say(f"Parquet files: {len(files):,} ({made:,} built, {kept}); rows: {rows:,}; {size / 1e6:,.1f} MB")
@@ -114,19 +117,23 @@ def _sort_out(plan, out, old_files):
     if changed:
         say(f"built again, as their bytes changed since they were built:\n{listed(changed)}")
     todo = {path: planned for path, planned in plan.shards.items() if path not in kept}
-    kept |= built_shards(staging, out, todo)  # moved, but cut off before the manifest was written
-    staged = built_shards(staging, staging, {path: p for path, p in todo.items() if path not in kept})
+    kept |= built_shards(staging, out, todo, plan.decoded)  # moved, but cut off before the manifest was written
+    staged = built_shards(staging, staging, {path: p for path, p in todo.items() if path not in kept}, plan.decoded)
     return kept, staged, {path: p for path, p in todo.items() if path not in kept and path not in staged}
 
 
-def built_shards(staging: str, folder: str, todo: dict[str, PlannedShard]) -> dict[str, dict]:
-    """{path: manifest entry} of the shards `todo` that lie whole in `folder`, by the journal of an earlier run."""
-    entries = Journal(staging).entries()
-    mine = {
-        path: [entry for entry in entries.get(path, []) if entry.get("key") == planned.key]
-        for path, planned in todo.items()
-    }
-    return _whole(folder, mine)
+def built_shards(staging: str, folder: str, todo: dict[str, PlannedShard], decoded: Collection[str]) -> dict[str, dict]:
+    """{path: manifest entry} of the shards `todo` that lie whole in `folder`, by the journal of an earlier run.
+
+    Those of the parts `decoded` only if their images were decoded then, too: a digest may have vouched for them, which
+    counts for nothing in a build without checks.
+    """
+    entries, mine = Journal(staging).entries(), {}
+    for path, planned in todo.items():
+        good = [entry for entry in entries.get(path, []) if entry.get("key") == planned.key]
+        mine[path] = [entry for entry in good if entry.get("decoded") or planned.shard.part not in decoded]
+    whole = _whole(folder, mine)
+    return {path: {n: value for n, value in entry.items() if n != "decoded"} for path, entry in whole.items()}
 
 
 def _whole(folder, entries):
@@ -183,7 +190,7 @@ def build_shards(
                     problems += result["problems"]
                 else:
                     made[name] = result
-                    journal.add(name, result)
+                    journal.add(name, {**result, "decoded": todo[name].shard.part in plan.decoded})
                     bar.update(todo[name].shard.image_bytes)
         except BrokenProcessPool as error:
             raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error

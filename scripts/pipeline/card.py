@@ -198,7 +198,8 @@ def stale(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> list[str]:
         if not place.is_file():
             problems.append(f"{path}: not in the folder; run python -m scripts.card on it")
         elif hashlib.sha256(place.read_bytes()).hexdigest() != entry["sha256"]:
-            problems.append(f"{path}: changed since it was made; run python -m scripts.card on the folder")
+            edit = "" if path.endswith(NO_TEXTS) else " (to keep an edit, make it in dataset_card/)"
+            problems.append(f"{path}: changed since it was made; run python -m scripts.card on the folder{edit}")
     return problems
 
 

@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
@@ -75,7 +76,7 @@ def check_card(text: str, manifest: dict, folder: str | None = None) -> list[str
         return [str(error)]
     rows = {path: entry["rows"] for path, entry in manifest["files"].items()}
     if folder is not None:
-        rows = {path: pq.read_metadata(os.path.join(folder, path)).num_rows for path in rows}
+        rows = {path: _footer(os.path.join(folder, path)).num_rows for path in rows}
     wanted = {
         (config, split): sum(rows[path] for path in matching(entry["files"], rows))
         for config, splits in manifest["configs"].items()
@@ -97,6 +98,14 @@ def check_card(text: str, manifest: dict, folder: str | None = None) -> list[str
         in_taxonomy = {(name,): int(number.replace(",", "")) for name, number in found}
         problems += _differing("taxonomy", in_taxonomy, _count_labels(folder, labeled))
     return problems
+
+
+def _footer(path):
+    """A file's footer. Raises OSError, naming the file, if there is none."""
+    try:
+        return pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        raise OSError(f"{path}: missing, or not a whole Parquet file; run python -m scripts.build again") from error
 
 
 def _count_labels(folder, paths):

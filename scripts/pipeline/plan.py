@@ -61,8 +61,9 @@ def make_plan(folders: list[str], configs: list[str], expected: Expected, checks
     absent = [text for archive, notes in located.values() if archive is None for text in notes]
     there = [config for config in configs if archives[VIEWS[config].part]]
     if absent and (checks or not there):
-        hint = [f"to build what is there: {' '.join(f'--config {config}' for config in there)}"] if there else []
-        raise SourceError([*absent, *hint])
+        if there:
+            absent[-1] += f"; or, to build what is there: {' '.join(f'--config {config}' for config in there)}"
+        raise SourceError(absent)
     for text in absent:
         say(f"left out: {text}")
     archives = {part: archive for part, archive in archives.items() if archive}

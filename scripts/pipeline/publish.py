@@ -269,7 +269,8 @@ def _check_access(repository, published, private, dry_run):
     if not dry_run:
         repository.check_access(published, private)
     elif published.head is None:
-        say(f"{repository.repo_id} does not exist, or this token cannot see it")
+        made = "made, private" if private else "made"
+        say(f"{repository.repo_id} does not exist, or this token cannot see it: it would be {made}")
 
 
 def _nothing_new(repository, draft, published, changes, *, dry_run):
@@ -277,7 +278,7 @@ def _nothing_new(repository, draft, published, changes, *, dry_run):
     name = f"v{published.version}"
     if name in published.tags:
         check_tag(repository, name, published)
-        untagged = "" if draft.version == published.version else f"; v{draft.version} is not tagged, as it would be it"
+        untagged = "" if draft.version == published.version else f"; so there is no v{draft.version}"
         return f"nothing changed since {name}: nothing uploaded, nothing committed{untagged}"
     if dry_run:
         return f"nothing changed since {published.version}, which is committed, but not tagged"
@@ -287,7 +288,8 @@ def _nothing_new(repository, draft, published, changes, *, dry_run):
             "finish it, or with --finish"
         )
     if changes.add:
-        raise _other_content(published, draft)
+        texts = f"to tag it as it is, without the changes of {', '.join(changes.add)}: --finish"
+        raise PublishError(f"{_other_content(published, draft)}; {texts}")
     say(f"{draft.version} is committed, but not tagged: an earlier try was cut off")
     return read_back_and_tag(repository, draft, published.head)  # whole: with nothing new there is nothing to build
 

@@ -39,9 +39,7 @@ def verify_published(
     if FILE not in there:
         raise PublishError(f"{where}: holds no {FILE}, so this project did not publish it")
     manifest = parse_manifest(repository.read(FILE, commit).decode("utf-8", "replace"), f"{where}/{FILE}")
-    result = Verified(configs=list(manifest["configs"]))
-    if not manifest["complete"]:
-        result.problems.append("built with --no-verify from an incomplete source")
+    result = Verified(configs=list(manifest["configs"]), complete=manifest["complete"])
     if re.fullmatch(f"v{VERSION}", revision) and revision != f"v{manifest.get('version')}":
         result.problems.append(f"{revision}: {FILE} there is of version {manifest.get('version')}; the tag was moved")
     result.problems += differing_files(manifest, there)

@@ -28,12 +28,22 @@ def finish(repository: Repository) -> str:
     """
     say(f"reading what is published in {repository.repo_id}")
     published = read_published(repository)
-    repository.check_access(published)
+    _check_there(repository, published)
+    tag = f"v{published.version}"
+    if tag in published.tags:
+        check_tag(repository, tag, published)
+        return f"{tag} of {repository.repo_id} is tagged already: nothing to finish"
     release = _committed(repository, published)
-    if release.tag in published.tags:
-        check_tag(repository, release.tag, published)
-        return f"{release.tag} of {repository.repo_id} is tagged already: nothing to finish"
     return read_back_and_tag(repository, release, published.head)
+
+
+def _check_there(repository, state):
+    """Refuses a repository or branch that is not there, and a token that may not write."""
+    if state.head is None:
+        raise PublishError(f"{repository.repo_id} does not exist, or this token cannot see it")
+    if not state.has_branch:
+        raise PublishError(f"{repository.repo_id} has no branch {repository.branch!r}")
+    repository.check_access(state)
 
 
 def _committed(repository, published):
@@ -67,15 +77,15 @@ def abandon(repository: Repository) -> str:
     """
     say(f"reading what is published in {repository.repo_id}")
     state = repository.state()
-    if state.head is None:
-        raise PublishError(f"{repository.repo_id} does not exist, or this token cannot see it")
-    repository.check_access(state)
+    _check_there(repository, state)
     manifest = manifest_at(repository, state.head) if FILE in state.files else None
     tag, there = _last_tagged(repository, state)
     now = state.tags.get(f"v{manifest.get('version')}") if manifest else None
     if now and manifest_at(repository, now) == manifest:
+        version = manifest["version"]
         raise PublishError(
-            f"{repository.repo_id}: {repository.branch} is as v{manifest['version']}: nothing to abandon"
+            f"{repository.repo_id}: v{version} is tagged: nothing to abandon; what was edited since is put right by "
+            "the next version, with --overwrite"
         )
     mine = {path for path in state.files if is_own_file(path) and path in _named(manifest, state.files)}
     changed = [path for path, file in there.items() if state.files.get(path) != file]

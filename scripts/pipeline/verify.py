@@ -60,11 +60,13 @@ class Verified:
     checks: list[Check] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     configs: list[str] = field(default_factory=list)
+    complete: bool = True
 
     def listed(self) -> list[str]:
-        """Every problem as a line, numbers that differ first."""
+        """Every problem as a line: what explains many of the others, then numbers that differ, then the rest."""
+        first = [] if self.complete else ["built with --no-verify from an incomplete source; build it with checks on"]
         differing = [check for check in self.checks if check.expected != check.found]
-        return [f"{c.what}: {c.found:,}, expected {c.expected:,}" for c in differing] + self.problems
+        return first + [f"{c.what}: {c.found:,}, expected {c.expected:,}" for c in differing] + self.problems
 
 
 class FileContent(NamedTuple):
@@ -92,9 +94,7 @@ def verify(folder: str, expected: Expected, workers: int, *, sources: Sequence[s
     """
     folder = os.path.abspath(folder)  # pyarrow takes relative names for addresses, and expands ~
     manifest = built_manifest(folder)
-    result = Verified(configs=list(manifest["configs"]))
-    if not manifest["complete"]:
-        result.problems.append("built with --no-verify from an incomplete source; build it with checks on")
+    result = Verified(configs=list(manifest["configs"]), complete=manifest["complete"])
     paths = _check_files(folder, manifest, result)
     contents = read_contents(folder, paths, workers)
     check_contents(manifest, contents, expected, result)
