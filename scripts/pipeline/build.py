@@ -7,17 +7,18 @@ manifest last. So a kill leaves nothing that looks finished, and the journal the
 import contextlib
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from hyper_kvasir import VIEWS, Expected, Part, Problems, SourceError, listed
 from scripts.pipeline.card import PLACEHOLDER, write_card
 from scripts.pipeline.console import Progress, say
-from scripts.pipeline.files import file_sha256, write_file
+from scripts.pipeline.files import file_sha256, sync, write_file
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
 from scripts.pipeline.output import STAGING, BuildError, Journal, check_ours, move, only_builder_of, remove_leftovers
 from scripts.pipeline.parquet import write_shard
@@ -51,7 +52,13 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected)
     _check_cut_off(plan, out, moved)
     kept, staged, todo = _sort_out(plan, out, old["files"])
     _check_disk(out, sum(planned.shard.image_bytes for planned in todo.values()))
-    sources, made, damaged = build_shards(plan, todo, staging, old["sources"], workers)
+    with ThreadPoolExecutor(1) as disk:  # beside the work, as the disk takes nearly as long as that
+        synced = []
+        sources, made, damaged = build_shards(
+            plan, todo, staging, old["sources"], workers, made_one=lambda path: synced.append(disk.submit(sync, path))
+        )
+        for job in synced:
+            job.result()
     pa.default_memory_pool().release_unused()  # what a worker that is a thread has read; the card takes as much
     plan.problems.extend(damaged)
     check_sources(plan, sources, expected, plan.problems)
@@ -162,11 +169,18 @@ def _check_disk(out, needed):
 
 
 def build_shards(
-    plan: Plan, todo: dict[str, PlannedShard], into: str, old_sources: dict, workers: int
+    plan: Plan,
+    todo: dict[str, PlannedShard],
+    into: str,
+    old_sources: dict,
+    workers: int,
+    *,
+    made_one: Callable[[str], Any] = lambda path: None,
 ) -> tuple[dict, dict, list[str]]:
     """Builds the shards `todo` below the folder `into`, and takes the fingerprints that `old_sources` lacks.
 
-    Returns ({part: source}, {path: manifest entry}, problems). Runs in `workers` processes.
+    Calls `made_one` with the place of each file. Returns ({part: source}, {path: manifest entry}, problems). Runs in
+    `workers` processes.
     """
     known = {part.name: {**part.archive.known(), "directory": plan.directories[part.name]} for part in plan.parts}
     sources = {name: old_sources[name] for name in known if known[name].items() <= old_sources.get(name, {}).items()}
@@ -191,6 +205,7 @@ def build_shards(
                 else:
                     made[name] = result
                     journal.add(name, {**result, "decoded": todo[name].shard.part in plan.decoded})
+                    made_one(os.path.join(into, name))
                     bar.update(todo[name].shard.image_bytes)
         except BrokenProcessPool as error:
             raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error

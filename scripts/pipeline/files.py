@@ -20,9 +20,9 @@ def write_file(path: Path, data: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
-def sync(folder: str | Path) -> None:
-    """Puts the names in a folder on the disk: else a file that was moved there may not be after a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: str | Path) -> None:
+    """Puts a file's bytes on the disk, or the names in a folder: else a power failure may take them back."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

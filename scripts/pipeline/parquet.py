@@ -67,7 +67,6 @@ def write_shard(shard: Shard, key: str, row_digests: str, path: str, *, decode: 
     try:
         with _HashedFile(beside) as file:
             write_table(table, shard.part, {KEY: key, ROWS: row_digests}, file)
-            os.fsync(file.fileno())  # the move that makes it final comes later, and moves names only
         os.replace(beside, path)
     finally:
         if os.path.exists(beside):
