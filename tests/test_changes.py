@@ -254,7 +254,7 @@ TAGS = {
         "note: v2.0.0 is tagged, but not part of main",
     ),
     "abandoned": (
-        [("e", "Put HyperKvasir v1.0.0 back"), ("d", "HyperKvasir 2.0.0"), ("c", "HyperKvasir 1.0.0")],
+        [("f", "Put HyperKvasir v1.0.0 back"), ("e", "notes"), ("d", "HyperKvasir 2.0.0"), ("c", "HyperKvasir 1.0.0")],
         {"v1.0.0": "c"},
         "",
     ),

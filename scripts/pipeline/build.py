@@ -46,8 +46,9 @@ def build(folders: list[str], out: str, configs: list[str], *, workers: int, che
 def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected) -> None:
     remove_leftovers(out)
     staging = os.path.join(out, STAGING)
-    moved = Journal(staging).moved(out) if read_manifest(out) is None else set()
-    old = read_manifest(out) or read_manifest(staging)  # moved there while files change places
+    old, moved = read_manifest(out), set()
+    if old is None:
+        moved, old = Journal(staging).moved(out), read_manifest(staging)  # moved there while files change places
     old = old or {"files": {}, "sources": {}, "configs": {}, "complete": True}
     _check_cut_off(plan, out, moved)
     kept, staged, todo = _sort_out(plan, out, old["files"])

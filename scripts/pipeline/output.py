@@ -40,7 +40,7 @@ class Journal:
 
     def add(self, path: str, entry: dict) -> None:
         """Notes a file that is written, or is about to be."""
-        self.open()
+        os.makedirs(self.staging, exist_ok=True)
         with open(self.file, "a", encoding="utf-8") as file:
             file.write("\n" + json.dumps([path, entry]))  # on a line of its own, whatever a kill left before it
 
@@ -58,12 +58,17 @@ class Journal:
 
     def moved(self, out: str) -> set[str]:
         """The data files that a build which was cut off has moved to their places in `out`."""
-        places = {path: os.path.join(out, path) for path in self.entries() if path.startswith("data/")}
-        return {path for path, place in places.items() if os.path.isfile(place) and self.wrote(path, place)}
+        data = {path: entries for path, entries in self.entries().items() if path.startswith("data/")}
+        return {path for path, entries in data.items() if _has_bytes(os.path.join(out, path), entries)}
 
     def wrote(self, path: str, place: str) -> bool:
         """Whether the file at `place` has the bytes that were noted for `path`."""
-        return file_sha256(place) in {entry["sha256"] for entry in self.entries().get(path, [])}
+        return _has_bytes(place, self.entries().get(path, []))
+
+
+def _has_bytes(place, entries):
+    """Whether there is a file that has the bytes of one of its entries."""
+    return os.path.isfile(place) and file_sha256(place) in {entry["sha256"] for entry in entries}
 
 
 def check_name(path: str) -> None:
@@ -178,8 +183,7 @@ def check_ours(out: str, path: str, known: dict, journal: Journal | None) -> Non
     place = os.path.join(out, path)
     if not os.path.lexists(place):
         return
-    is_file = os.path.isfile(place)
-    if not is_file or not (path in known or (journal and journal.wrote(path, place))):
+    if not os.path.isfile(place) or not (path in known or (journal and journal.wrote(path, place))):
         raise BuildError(f"{place}: is in the way, and not of this project; move it away, and run again")
 
 

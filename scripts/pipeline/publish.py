@@ -31,9 +31,9 @@ from scripts.pipeline.hub import (
     patiently,
     tagged_elsewhere,
 )
-from scripts.pipeline.manifest import FILE, VERSION, is_own_file, matching, parse_manifest, part_of_path
+from scripts.pipeline.manifest import FILE, VERSION, is_own_file, matching, part_of_path
 from scripts.pipeline.parquet import ROWS, entry_of, features_metadata
-from scripts.pipeline.published import differing_files, stream_patiently
+from scripts.pipeline.published import differing_files, parse_at, stream_patiently
 from scripts.pipeline.readers import does_not_load, loaded_rows
 
 # How the titles of commits begin that take an unfinished version back.
@@ -331,7 +331,7 @@ def title_of(version: str) -> str:
 def manifest_at(repository: Repository, revision: str) -> dict | None:
     """The manifest at a revision; None where there is none, or none of this project."""
     try:
-        return parse_manifest(repository.read(FILE, revision).decode("utf-8", "replace"), FILE)
+        return parse_at(repository, revision, FILE)
     except (EntryNotFoundError, ValueError):
         return None
 
@@ -349,9 +349,12 @@ def tell_tags(repository: Repository, published: Published) -> None:
         return
     for commit, title in titles:
         found = VERSION_TITLE.match(title)
-        if found and not was_abandoned:
-            commits.setdefault(found[1], []).append(commit)
-        was_abandoned = title.startswith((PUT_BACK, REMOVED)) if not found else False
+        if title.startswith((PUT_BACK, REMOVED)):
+            was_abandoned = True
+        elif found:
+            if not was_abandoned:
+                commits.setdefault(found[1], []).append(commit)
+            was_abandoned = False
     for version, made in commits.items():
         name, where = f"v{version}", published.tags.get(f"v{version}")
         if where is None:
@@ -372,10 +375,8 @@ def read_published(repository: Repository) -> Published:
     state = repository.state()
     if FILE not in state.files:
         return Published(**vars(state))
-    text = repository.read(FILE, state.head)
     try:
-        manifest = parse_manifest(text.decode("utf-8", "replace"), f"{repository.repo_id}/{FILE}")
-        return Published(**vars(state), manifest=manifest)
+        return Published(**vars(state), manifest=parse_at(repository, state.head, f"{repository.repo_id}/{FILE}"))
     except ValueError as error:
         raise PublishError(f"{error}; put a right one there, or the last tagged version by --abandon") from error
 

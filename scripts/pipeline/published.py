@@ -38,7 +38,7 @@ def verify_published(
     there, where = repository.files(commit), f"{repository.repo_id}@{revision}"
     if FILE not in there:
         raise PublishError(f"{where}: holds no {FILE}, so this project did not publish it")
-    manifest = parse_manifest(repository.read(FILE, commit).decode("utf-8", "replace"), f"{where}/{FILE}")
+    manifest = parse_at(repository, commit, f"{where}/{FILE}")
     result = Verified(configs=list(manifest["configs"]), complete=manifest["complete"])
     if re.fullmatch(f"v{VERSION}", revision) and revision != f"v{manifest.get('version')}":
         result.problems.append(f"{revision}: {FILE} there is of version {manifest.get('version')}; the tag was moved")
@@ -52,6 +52,11 @@ def verify_published(
     _check_published_card(repository, commit, manifest, there, result)
     check_loading(manifest, result, lambda *config: stream_patiently(repository.repo_id, *config, commit))
     return result
+
+
+def parse_at(repository: Repository, revision: str, where: str) -> dict:
+    """The manifest at a revision. Raises ValueError, naming `where`, for one of something else."""
+    return parse_manifest(repository.read(FILE, revision).decode("utf-8", "replace"), where)
 
 
 def stream_patiently(repo_id: str, config: str, splits: list[str], revision: str) -> list[str]:
