@@ -136,10 +136,14 @@ def _read_objects(row, instances):
 
 
 def _encoder(data):
-    """(whether a JPEG has a JFIF marker, the quality that its luminance table implies, 0 to 100)."""
     with Image.open(io.BytesIO(data)) as image:
-        scale = 100 * sum(image.quantization[0]) / _STANDARD_TABLE_SUM
-        return "jfif" in image.info, max(0, round(100 - scale / 2 if scale <= 100 else 5000 / scale))
+        return encoder_of(image)
+
+
+def encoder_of(image: Image.Image) -> tuple[bool, int]:
+    """(whether a JPEG has a JFIF marker, the quality that its luminance table implies, 0 to 100)."""
+    scale = 100 * sum(image.quantization[0]) / _STANDARD_TABLE_SUM
+    return "jfif" in image.info, max(0, round(100 - scale / 2 if scale <= 100 else 5000 / scale))
 
 
 # ------------------------------------------------------------------------------------------- boxes against components
