@@ -216,7 +216,7 @@ def make_version(work, archive, rows, changelog, known):
     summaries = stats.collect(work, manifest, {}, files.get)
 
     def example(part, image_id):
-        return find_row(files[stats.path_of(summaries, part, image_id)], image_id)
+        return find_row([files[path] for path in stats.paths_of(summaries, part, image_id)], image_id)
 
     manifest, texts = make_card(manifest, summaries, example, REPO, changelog)
     return Version(files, {**texts, FILE: manifest_text(manifest).encode()})

@@ -12,28 +12,32 @@ After a kill or a change of the source, run it again: it builds only what is mis
 
 import shlex
 
-from hyper_kvasir import VIEWS, Expected
+from hyper_kvasir import Expected
 from scripts.pipeline.build import BuildError, build
-from scripts.pipeline.console import add_expect, add_workers, check_sources_exist, command_parser, refusing, run, say
+from scripts.pipeline.configs import METADATA, VIEWS
+from scripts.pipeline.console import (
+    add_expect,
+    add_source,
+    add_workers,
+    check_sources_exist,
+    command_parser,
+    refusing,
+    run,
+    say,
+)
 
 
 @refusing(BuildError, ValueError, OSError)
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.build", __doc__)
-    parser.add_argument(
-        "--source",
-        action="append",
-        required=True,
-        metavar="DIR",
-        help="a folder with archives, or a zip; repeatable: the first that has a part is used",
-    )
+    add_source(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write: new, or one built before")
     parser.add_argument(
         "--config",
         action="append",
         choices=VIEWS,
         metavar="NAME",
-        help=f"one of {', '.join(VIEWS)}; repeatable; default: all",
+        help=f"one of {', '.join(VIEWS)}; repeatable; default: all but {METADATA}, which looks at every image",
     )
     add_workers(parser)
     parser.add_argument("--no-verify", action="store_true", help="build from a partial source, and say what is missing")
@@ -41,7 +45,7 @@ def main(arguments=None) -> int:
     args = parser.parse_args(arguments)
     check_sources_exist(parser, args.source)
     settings = {"workers": args.workers, "checks": not args.no_verify, "expected": Expected.load(args.expect)}
-    build(args.source, args.out, args.config or list(VIEWS), **settings)
+    build(args.source, args.out, args.config or [config for config in VIEWS if config != METADATA], **settings)
     say(f"built {args.out}; next: python -m scripts.verify {shlex.quote(args.out)}")
     return 0
 

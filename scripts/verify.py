@@ -17,7 +17,8 @@ import re
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
-from hyper_kvasir import VIEWS, Expected, listed
+from hyper_kvasir import Expected, listed
+from scripts.pipeline.configs import VIEWS
 from scripts.pipeline.console import (
     add_expect,
     add_workers,

@@ -7,7 +7,7 @@ manifest last. So a kill leaves nothing that looks finished, and the journal the
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from hyper_kvasir import VIEWS, Expected, Part, Problems, SourceError, listed
+from hyper_kvasir import PARTS, Expected, Part, Problems, SourceError, listed
 from scripts.pipeline.card import PLACEHOLDER, write_card
+from scripts.pipeline.configs import METADATA, VIEWS, parts_of
 from scripts.pipeline.console import Progress, say
 from scripts.pipeline.files import file_sha256, sync, write_file
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
@@ -26,24 +27,45 @@ from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.pool import worker_pool
 
 
-def build(folders: list[str], out: str, configs: list[str], *, workers: int, checks: bool, expected: Expected) -> None:
+def build(
+    folders: list[str],
+    out: str,
+    configs: list[str],
+    *,
+    workers: int,
+    checks: bool,
+    expected: Expected,
+    looked: Sequence[str] = (),
+    folds_from: str | None = None,
+) -> None:
     """Builds `configs` from the archives in `folders` into `out`, keeping what is built already.
 
-    Configs that `out` holds from earlier builds stay. Raises SourceError listing all problems of the source, and
-    BuildError where `out` cannot be used.
+    Configs that `out` holds from earlier builds stay. `metadata` is of the parts `looked`, by default those that `out`
+    then holds; its grouped folds stay as they are in `out`, or in the file `folds_from`. Raises SourceError listing all
+    problems of the source, and BuildError where `out` cannot be used.
     """
     try:
         with only_builder_of(out, folders):
             out = os.path.abspath(out)  # pyarrow takes relative names for addresses, and expands ~
-            plan = make_plan(folders, configs, expected, checks)
-            _build(plan, out, workers, checks, expected)
+            looked = looked if METADATA in configs and looked else _held(out, configs)
+            plan = make_plan(folders, configs, expected, checks, looked=looked)
+            _build(plan, out, workers, checks, expected, folds_from=folds_from)
     except OSError as error:
         what = error.strerror or str(error)
         kept = "what is built so far is kept; " if os.path.isdir(os.path.join(out, STAGING)) else ""
         raise BuildError(f"{error.filename2 or error.filename or out}: {what}; {kept}fix that and run again") from error
 
 
-def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected) -> None:
+def _held(out, configs):
+    """The parts that `metadata` is of: those that a folder holds, and is about to. All, if it holds none."""
+    if METADATA not in configs:
+        return []
+    manifest = read_manifest(out) or {"configs": {}}
+    held = [part for part in PARTS if part in parts_of([*configs, *manifest["configs"]])]
+    return held or list(PARTS)
+
+
+def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected, *, folds_from: str | None) -> None:
     remove_leftovers(out)
     staging = os.path.join(out, STAGING)
     old, moved = read_manifest(out), set()
@@ -64,6 +86,10 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected)
     plan.problems.extend(damaged)
     check_sources(plan, sources, expected, plan.problems)
     waived = plan.problems.settle(checks)
+    if plan.looked:
+        ours, theirs = _metadata(plan, out, old["files"], workers, checks, folds_from)
+        kept, made = kept | ours, made | theirs
+        waived += plan.problems.settle(checks)[len(waived) :]
     sources = {part: {**source, "complete": not waived} for part, source in sources.items()}
     files = kept | staged | made
     there = _with_rows(plan.configs, files, waived)
@@ -76,6 +102,28 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected)
     _put_in_place(out, [*staged, *made], old["files"], (set(old["files"]) | moved) - set(files))
     _report(files, len(made), waived)
     _finish(out, {**manifest, **({"card": old["card"]} if "card" in old else {})})
+
+
+def _metadata(plan, out, old_files, workers, checks, folds_from):
+    """The file of `metadata` as ({path: entry} if it is there, {path: entry} if it is made)."""
+    from scripts.pipeline.quality import metadata  # loads OpenCV, which a plain build does not need
+
+    path, staging = metadata.PATH, os.path.join(out, STAGING)
+    there = {path: old_files[path]} if path in old_files else {}
+    same = there and there[path]["key"] == metadata.metadata_key(plan.looked)
+    if same and (whole := _whole(out, {path: [there[path]]})):
+        return whole, {}
+    Journal(staging).open()  # marks the folder as ours
+    before = folds_from or (os.path.join(out, path) if there and os.path.isfile(os.path.join(out, path)) else None)
+    place = os.path.join(staging, path)
+    found = metadata.make_metadata(plan.looked, out, place, workers=workers, before=before)
+    for text in found.notes:
+        say(text)
+    for text in found.problems:
+        plan.problems.add(text, waivable=True)
+    Journal(staging).add(path, found.entry)
+    sync(place)
+    return {}, {path: found.entry}
 
 
 def _check_cut_off(plan, out, moved):

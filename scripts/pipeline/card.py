@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -21,8 +22,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from hyper_kvasir import CITATION, HOMEPAGE, PARTS, TAXONOMY, VIEWS, Expected, HyperKvasir
-from scripts.pipeline import croissant, stats
+from hyper_kvasir import CITATION, HOMEPAGE, PARTS, TAXONOMY, Expected, HyperKvasir
+from scripts.pipeline import croissant, leaks, stats
+from scripts.pipeline.configs import KINDS, METADATA, VIEWS
 from scripts.pipeline.console import say
 from scripts.pipeline.files import file_sha256, write_file
 from scripts.pipeline.manifest import matching, part_of_path
@@ -41,6 +43,14 @@ COMMON_SIZES = 5  # of each part, named in the card
 OBJECT_SHARES = {"instances": "instance_shares", "boxes": "box_shares"}  # what a summary calls the shares of each
 NO_TEXTS = (".png", ".jpg", ".json")  # made by this project alone: nobody edits them
 EDITED = ".edited-"  # after the name of a text that was edited by hand, and before a number
+SPLITS = {  # the columns of splits in `metadata`, in words
+    "fold_2": "official, 2 folds",
+    "fold_5": "official, 5 folds",
+    "kvasir_seg_set": "Kvasir-SEG",
+    "fold_2_grouped": "2 folds, grouped",
+    "fold_5_grouped": "5 folds, grouped",
+    "kvasir_seg_clean": "Kvasir-SEG, clean",
+}
 OTHER = "other than the official archive"
 
 
@@ -87,17 +97,18 @@ def card_files(
     repo_id: str = PLACEHOLDER,
     changelog: str | None = None,
     commit: str | None = None,
+    pairs: Sequence[dict] = (),
 ) -> dict[str, bytes]:
     """{path: content} of README.md and the files that go with it.
 
-    `summaries` comes from `stats.collect`, `commit` from `builder_commit`; `example` gives a stored row by part and
-    image id (`stats.path_of` says in which file); `changelog` replaces dataset_card/CHANGELOG.md. The same arguments
-    give the same bytes.
+    `summaries` comes from `stats.collect`, `commit` from `builder_commit`, `pairs` from `leaks.all_pairs`; `example`
+    gives a stored row by part and image id (`stats.paths_of` says in which files); `changelog` replaces
+    dataset_card/CHANGELOG.md. The same arguments give the same bytes.
     """
     from scripts.pipeline import figures  # loads matplotlib, which an up-to-date card need not wait for
 
     parts = stats.by_part(summaries)
-    drawn = figures.draw(parts, example)
+    drawn = figures.draw(parts, example, pairs)
     context = _context(manifest, parts, drawn, example, repo_id=repo_id, commit=commit)
     card = f"---\n{_yaml(front_matter(manifest))}---\n\n{_render('card.md.j2', context)}"
     texts = {
@@ -111,6 +122,8 @@ def card_files(
         "CHANGELOG.md": changelog or _text("CHANGELOG.md"),
         "datasheet.md": _render("datasheet.md", context),
     }
+    if METADATA in parts:
+        texts[leaks.FILE] = leaks.csv_text(pairs)
     return {path: text.encode() for path, text in texts.items()} | {figure.path: figure.data for figure in drawn}
 
 
@@ -143,7 +156,8 @@ def update_card(
         return manifest, []
     old = manifest.get("card", {}).get("files", {})
     summaries = stats.collect(folder, manifest, stats.read_stats(folder))
-    manifest, files = make_card(manifest, summaries, folder_examples(folder, summaries), repo_id)
+    pairs = folder_pairs(folder, manifest)
+    manifest, files = make_card(manifest, summaries, folder_examples(folder, summaries), repo_id, pairs=pairs)
     removed = [path for path in sorted(set(old) - set(files)) if Path(folder, path).exists()]
     written = [path for path, data in files.items() if _content(Path(folder, path)) != data]
     noted = journal.entries() if journal else {}
@@ -174,12 +188,12 @@ def _keep_edited(folder, path, ours):
 
 
 def make_card(
-    manifest: dict, summaries: dict, example: Example, repo_id: str, changelog: str | None = None
+    manifest: dict, summaries: dict, example: Example, repo_id: str, changelog: str | None = None, **data
 ) -> tuple[dict, dict[str, bytes]]:
     """(the manifest with its "card" entry, the files of `card_files`). An unchanged key keeps its commit."""
     key, old = card_key(manifest, repo_id), manifest.get("card", {})
     commit = old["commit"] if old.get("key") == key and "commit" in old else builder_commit()
-    files = card_files(manifest, summaries, example, repo_id=repo_id, changelog=changelog, commit=commit)
+    files = card_files(manifest, summaries, example, repo_id=repo_id, changelog=changelog, commit=commit, **data)
     entries = {path: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for path, data in files.items()}
     card = {"key": key, "commit": commit, "files": dict(sorted(entries.items()))}
     return {**manifest, "card": card}, files
@@ -207,9 +221,16 @@ def folder_examples(folder: str, summaries: dict) -> Example:
     """Rows out of the Parquet files in a local folder."""
 
     def example(part, image_id):
-        return find_row(os.path.join(folder, stats.path_of(summaries, part, image_id)), image_id)
+        paths = stats.paths_of(summaries, part, image_id)
+        return find_row([os.path.join(folder, path) for path in paths], image_id)
 
     return cache(example)
+
+
+def folder_pairs(folder: str, manifest: dict) -> list[dict]:
+    """The pairs that the files of `metadata` in a local folder have."""
+    paths = [path for path in manifest["files"] if part_of_path(path) == METADATA]
+    return leaks.all_pairs(row for path in paths for row in leaks.read_rows(os.path.join(folder, path)))
 
 
 def _content(path):
@@ -299,6 +320,7 @@ def front_matter(manifest: dict) -> dict:
     metadata, parts = _metadata(), {VIEWS[config].part for config in manifest["configs"]}
     tasks = [metadata["tasks"][part] for part in PARTS if part in parts]
     counted = {"labeled" if "labeled" in parts else "segmented", "unlabeled"}  # segmented images are labeled ones
+    counted = counted if counted & parts else {METADATA}
     images = sum(entry["rows"] for path, entry in manifest["files"].items() if part_of_path(path) in counted)
     return {
         "license": metadata["license"],
@@ -374,6 +396,7 @@ def _context(manifest, parts, drawn, example, *, repo_id, commit):
     differences = _differences(parts)
     official = manifest["complete"] and not differences and all(s["known"] != OTHER for s in sources.values())
     claims = [claim for name in (*parts, "all") for claim in metadata["claims"].get(name, [])] if official else []
+    claims = [claim for claim in claims if claim.get("unless") not in parts]  # what is counted need not be claimed
     labeled, segmented, unlabeled = map(parts.get, PARTS)
     return {
         "meta": metadata,
@@ -392,7 +415,10 @@ def _context(manifest, parts, drawn, example, *, repo_id, commit):
         "labeled": _labeled_context(labeled, metadata) if labeled else None,
         "segmented": _segmented_context(segmented) if segmented else None,
         "unlabeled": unlabeled,
-        "figures": dict.fromkeys(("findings", "class_balance", "folds", "polyps", "objects", "heat_maps", "agreement"))
+        "leaks": _leaks_context(parts[METADATA]) if METADATA in parts else None,
+        "figures": dict.fromkeys(
+            ("findings", "class_balance", "folds", "polyps", "objects", "heat_maps", "agreement", "pairs")
+        )
         | {figure.name: figure for figure in drawn},
         "spellings": [(finding.name, finding.spellings[0]) for finding in TAXONOMY if finding.spellings],
         "claims": {k: [c["text"] for c in claims if c["kind"] == k] for k in ("measured", "reported")},
@@ -450,7 +476,7 @@ def _columns(features):
         if feature["_type"] == "Sequence" and "_type" not in inner:
             yield from ((f"{name}.{column}", f"list of {kind}") for column, kind in _columns(inner))
         elif feature["_type"] == "Sequence":
-            yield name, f"{feature['length']} {inner['dtype']}"
+            yield name, f"{feature.get('length', 'list of')} {inner['dtype']}"
         elif feature["_type"] == "ClassLabel":
             count = len(feature["names"])
             yield name, f"class label, {count} {'classes' if count > 1 else 'class'}"
@@ -465,7 +491,7 @@ def _row_text(row, features):
         note = ""
         if isinstance(value, dict) and set(value) == {"bytes", "path"}:
             value = _shown(Image.open(io.BytesIO(value["bytes"])))
-        elif features[name]["_type"] == "ClassLabel":
+        elif features[name]["_type"] == "ClassLabel" and value is not None:
             value, note = repr(value), f"  # {features[name]['names'][value]}"
         else:
             value = repr(value)
@@ -544,6 +570,38 @@ def _segmented_context(segmented):
         "jfif": sum(images for _, images in jfif),
         "low_quality": sum(images for quality, images in jfif if quality <= LOW_QUALITY),
         "quality_limit": LOW_QUALITY,
+    }
+
+
+def _leaks_context(metadata):
+    """What the pairs of images in `metadata` say, with what is 0 or unknown left out."""
+    sides, splits = {}, {}
+    for split, side, images in metadata["sides"]:
+        sides.setdefault(split, []).append((side, images))
+    for split, kind, pairs, across, images in metadata["leaks"]:
+        if split in sides:
+            splits.setdefault(split, {})[kind] = {"pairs": pairs, "across": across, "images": images}
+    groups = {kind: dict(zip(("groups", "images", "largest"), numbers)) for kind, numbers in metadata["groups"].items()}
+    between = {}
+    for one, other, kind, pairs in metadata["between"]:
+        between.setdefault((one, other), dict.fromkeys(KINDS, 0))[kind] = pairs
+    findings = {}
+    for one, other, kind, pairs in metadata["findings"]:
+        names = TAXONOMY[one].name, TAXONOMY[other].name
+        findings.setdefault(names, dict.fromkeys(KINDS, 0))[kind] = pairs
+    ious = metadata["mask_ious"]
+    return {
+        "names": SPLITS,
+        "rows": metadata["rows"],
+        "groups": groups,
+        "splits": splits,
+        "sides": sides,
+        "between": between,
+        "findings": dict(sorted(findings.items(), key=lambda item: -sum(item[1].values()))),
+        "moved": {split: moved for split, moved, _ in metadata["moved"] if split in sides},
+        "masks": {"pairs": len(ious), **_spread(ious)} if ious else None,
+        "headers": leaks.told_by_header(metadata["encoders"]),
+        "pictures": metadata["pictures"],
     }
 
 

@@ -56,6 +56,17 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=number, default=os.cpu_count(), help="processes (default: one per core)")
 
 
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Adds --source, a list of places where archives are."""
+    parser.add_argument(
+        "--source",
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="a folder with archives, or a zip; repeatable: the first that has a part is used",
+    )
+
+
 def add_expect(parser: argparse.ArgumentParser) -> None:
     """Adds --expect, a path for `Expected.load`."""
     parser.add_argument(

@@ -10,12 +10,16 @@ path, but not make split names of them. mlcroissant reads a local copy of the re
 import json
 from pathlib import Path
 
-from hyper_kvasir import CITATION, HOMEPAGE, VIEWS
+from hyper_kvasir import CITATION, HOMEPAGE
+from scripts.pipeline.configs import VIEWS
 from scripts.pipeline.parquet import features_metadata
 
 CONTEXT = Path(__file__).parents[2] / "dataset_card" / "croissant_context.json"  # as mlcroissant 1.1 writes it
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
-TYPES = {"string": "sc:Text", "int8": "cr:Int8", "int32": "cr:Int32", "int64": "cr:Int64", "float32": "cr:Float32"}
+TYPES = {
+    **{"string": "sc:Text", "bool": "sc:Boolean", "float32": "cr:Float32"},
+    **{"int8": "cr:Int8", "int32": "cr:Int32", "int64": "cr:Int64"},
+}
 
 
 def croissant_text(manifest: dict, metadata: dict, rai: dict, *, repo_id: str, version: str) -> str:
@@ -76,8 +80,8 @@ def _class_names(parts):
     names = {}
     for part in parts:
         for column, feature in features_metadata(part).items():
-            inner = feature.get("feature", {}) if feature["_type"] == "Sequence" else {}
-            for name, labels in {column: feature, **{f"{column}.{key}": value for key, value in inner.items()}}.items():
+            inner = {f"{column}.{key}": value for key, value in _struct(feature).items()}
+            for name, labels in {column: feature, **inner}.items():
                 if labels["_type"] == "ClassLabel":
                     names[name] = labels["names"]
     return names.items()
@@ -122,14 +126,23 @@ def _description(config):
 
 def _field(config, column, feature, meanings):
     identity = f"{config}/{column}"
-    if feature["_type"] == "Sequence":
+    if _struct(feature):
         fields = [
             {**_source_field(config, column, inner, meanings, key), "isArray": True, "arrayShape": _shape(inner)}
-            for key, inner in feature["feature"].items()
+            for key, inner in _struct(feature).items()
         ]
-        text = "The boxes, as one list for each property."
+        text = f"{meanings[column]} One list for each property."
         return {"@type": "cr:Field", "@id": identity, "name": column, "description": text, "subField": fields}
+    if feature["_type"] == "Sequence":
+        listed = _source_field(config, column, feature["feature"], meanings)
+        return {**listed, "isArray": True, "arrayShape": "-1"}
     return _source_field(config, column, feature, meanings)
+
+
+def _struct(feature):
+    """The features in a struct of lists, by name; none of another feature."""
+    inner = feature["feature"] if feature["_type"] == "Sequence" else {}
+    return {} if "_type" in inner else inner
 
 
 def _shape(feature):

@@ -8,6 +8,7 @@ is never the only sign. The same numbers and rows give the same bytes.
 
 import io
 import textwrap
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,12 +23,15 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from hyper_kvasir import TAXONOMY, VIEWS
+from scripts.pipeline.configs import KINDS, METADATA
+from scripts.pipeline.leaks import is_across, place_of
 from scripts.pipeline.stats import FITS, Example, densest, label_counts, object_examples, size_range
 
 WIDTH, DPI = 8, 110  # inches, pixels an inch
 # Pixels of the longer side of a photograph that is drawn, half as many again as in the figure. matplotlib keeps all
 # that it draws, and of five whole images that is 300 MB.
 PHOTO_SIDE = 256
+FRAMES, SCENES = 4, 2  # pairs of one frame, and of one scene, that are shown
 SIZE_CELL = 64  # pixels a side, of the cells that image sizes are counted in
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -72,25 +76,28 @@ class Drawing(NamedTuple):
     canvas: Canvas
 
 
-def draw(parts: dict, example: Example) -> list[Figure]:
-    """All figures that the merged summaries `parts` ({part: summary}) allow."""
+def draw(parts: dict, example: Example, pairs: Sequence[dict] = ()) -> list[Figure]:
+    """All figures that the merged summaries `parts` ({part: summary}) and `pairs` (`leaks.all_pairs`) allow."""
     with rc_context(STYLE):
         return [
             Figure(name, f"assets/{name}.{kind}", alt, _encoded(canvas, kind))
-            for name, kind, alt, canvas in _drawings(parts, example)
+            for name, kind, alt, canvas in _drawings(parts, example, pairs)
         ]
 
 
-def _drawings(parts, example):
+def _drawings(parts, example, pairs):
     if "labeled" in parts:
         labeled = parts["labeled"]
         yield from (findings(labeled, example), class_balance(labeled), folds(labeled))
     if "segmented" in parts:
         yield polyps(parts["segmented"], example)
-    yield sizes(parts)
+    yield sizes({part: summary for part, summary in parts.items() if part != METADATA} or parts)
     if "segmented" in parts:
         segmented = parts["segmented"]
         yield from (objects(segmented), heat_maps(segmented), agreement(segmented))
+    shown = shown_pairs(pairs) if "segmented" in parts else []
+    if shown:
+        yield leaking_pairs(shown, example)
 
 
 def _encoded(canvas, kind):
@@ -219,6 +226,40 @@ def _polyp_column(axes, row):
     for x, y, across, down in row["objects"]["bbox"]:
         for color, line in ((INK, 3), (ORANGE, 1.5)):  # dark below light, to be seen on any mucosa
             axes[3].add_patch(Rectangle((x, y), across, down, fill=False, color=color, linewidth=line))
+
+
+def shown_pairs(pairs: Sequence[dict]) -> list[dict]:
+    """Pairs of segmented images for the figure: first those of one frame on both sides of Kvasir-SEG's split."""
+
+    def order(pair):
+        return pair["kind"] != KINDS[0], not is_across(pair, "kvasir_seg_set"), pair["one"]["image_id"]
+
+    some = [pair for pair in pairs if place_of(pair["one"]) == place_of(pair["other"]) == "segmented"]
+    by_kind = [[pair for pair in sorted(some, key=order) if pair["kind"] == kind] for kind in KINDS]
+    return by_kind[0][:FRAMES] + by_kind[1][:SCENES]
+
+
+def leaking_pairs(shown: list[dict], example: Example) -> Drawing:
+    """Pairs of one frame, and of one scene, side by side; two pairs a row."""
+    rows = -(-len(shown) // 2)
+    canvas = _canvas(1.75 * rows)
+    grid = canvas.subplots(rows, 4, squeeze=False)
+    for axis in grid.flat:
+        axis.set_axis_off()
+    for pair, axes in zip(shown, grid.reshape(-1, 2)):
+        for axis, end in zip(axes, ("one", "other")):
+            photo = _picture(example("segmented", pair[end]["image_id"]), "image").convert("RGB")
+            axis.imshow(_square(photo, PHOTO_SIDE))
+            axis.set_title(pair[end]["kvasir_seg_set"] or "", fontsize=10, fontweight="normal", loc="center")
+        axes[0].text(0, 1.32, pair["kind"].replace("_", " "), transform=axes[0].transAxes, fontweight="bold")
+    count = " and ".join(
+        f"{number} of the {kind.replace('_', ' ')}"
+        for kind in KINDS
+        if (number := sum(p["kind"] == kind for p in shown))
+    )
+    return Drawing(
+        "pairs", "jpg", f"Pairs of polyp images side by side, with their sets in Kvasir-SEG: {count}", canvas
+    )
 
 
 def _instance_color(number):

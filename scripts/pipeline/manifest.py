@@ -24,19 +24,22 @@ from importlib.metadata import version
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from hyper_kvasir import PARTS, VIEWS
+from hyper_kvasir import PARTS
+from scripts.pipeline.configs import METADATA, VIEWS
 
 FILE = "manifest.json"
 BUILDER = "hyper-kvasir"
 VERSION = r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}"
+PACKAGES = ("datasets", "numpy", "pillow", "pyarrow")  # whose versions matter to what is in the files
+QUALITY = ("faiss-cpu", "opencv-python-headless", "pdqhash", "simplejpeg")  # and to metadata
 MOST_BYTES = 32 << 20  # of a manifest; that of the whole dataset has some 200 kB
 
 # Anybody may have edited a manifest, and files that it names may be replaced or removed.
 _PIECE = r"(?!\.)[A-Za-z0-9._-]+"  # of a path: neither hidden nor ".."
-_DATA_FILE = rf"^data/({'|'.join(PARTS)})/({_PIECE}/){{0,4}}{_PIECE}\.parquet\Z"
+_DATA_FILE = rf"^data/({'|'.join([*PARTS, METADATA])})/({_PIECE}/){{0,4}}{_PIECE}\.parquet\Z"
 _OWN_FILE = re.compile(
     rf"{_DATA_FILE}|^manifest\.json\Z|^(README|CHANGELOG|datasheet)\.md\Z|^CITATION\.(bib|cff)\Z"
-    rf"|^(stats|croissant)\.json\Z|^assets/{_PIECE}\.(png|jpg)\Z"
+    rf"|^(stats|croissant)\.json\Z|^leakage\.csv\Z|^assets/{_PIECE}\.(png|jpg)\Z"
 )
 
 
@@ -94,7 +97,7 @@ def make_manifest(configs: list[str], sources: dict, files: dict, schema: int) -
         "complete": all(source["complete"] for source in sources.values()),
         "configs": {config: splits_of(config, files) for config in VIEWS if config in configs},
         "sources": dict(sorted(sources.items())),
-        "versions": {package: version(package) for package in ("datasets", "numpy", "pillow", "pyarrow")},
+        "versions": {package: version(package) for package in (*PACKAGES, *(QUALITY if METADATA in configs else ()))},
         "files": dict(sorted(files.items())),
     }
 

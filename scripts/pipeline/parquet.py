@@ -4,11 +4,13 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hyper_kvasir import Problems, Shard, features_of, read_examples
+from hyper_kvasir import Problems, Shard, read_examples
+from scripts.pipeline.configs import METADATA, features_of
 
 KEY = b"hyper_kvasir.key"
 ROWS = b"hyper_kvasir.rows"  # a digest of each row's inputs, by which two versions of a file are compared
@@ -26,8 +28,14 @@ CONTENT_DEFINED_PAGES = {
 }
 
 
+# Facts compress well, and have no images to begin pages with.
+COMPRESSED = {"compression": "zstd", "use_dictionary": True}
+
+
 def writer_options(part: str) -> dict:
     """The options of pyarrow's ParquetWriter for the files of a part."""
+    if part == METADATA:
+        return {**WRITER, **COMPRESSED, **CONTENT_DEFINED_PAGES}
     return {**WRITER, **(CONTENT_DEFINED_PAGES if part == "segmented" else PAGES)}
 
 
@@ -60,13 +68,18 @@ def write_shard(shard: Shard, key: str, row_digests: str, path: str, *, decode: 
     table = read_examples(shard, shard.rows, problems, decode=decode)
     if problems.found:
         return {"problems": [problem.text for problem in problems.found]}
-    features = json.dumps({"info": {"features": features_metadata(shard.part)}})
+    return write_file_of(table, shard.part, path, key=key, row_digests=row_digests)
+
+
+def write_file_of(table: pa.Table, part: str, path: str, *, key: str, row_digests: str) -> dict:
+    """Writes all rows of a file of a part to `path`, by way of a file beside it, and returns its manifest entry."""
+    features = json.dumps({"info": {"features": features_metadata(part)}})
     table = table.replace_schema_metadata({"huggingface": features})
     os.makedirs(os.path.dirname(path), exist_ok=True)
     beside = f"{path}.{os.getpid()}.incomplete"
     try:
         with _HashedFile(beside) as file:
-            write_table(table, shard.part, {KEY: key, ROWS: row_digests}, file)
+            write_table(table, part, {KEY: key, ROWS: row_digests}, file)
         os.replace(beside, path)
     finally:
         if os.path.exists(beside):
@@ -82,13 +95,19 @@ def write_table(table: pa.Table, part: str, metadata: dict, file) -> None:
         writer.add_key_value_metadata(metadata)
 
 
-def find_row(file, image_id: str) -> dict:
-    """The row of an image in a Parquet file, by path or open. Reads some rows at a time: those of a card come early."""
-    with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
-        for batch in parquet.iter_batches(8, use_threads=False):
-            if image_id in (ids := batch["image_id"].to_pylist()):
-                return batch.slice(ids.index(image_id), 1).to_pylist()[0]
-    raise KeyError(f"{file}: no row {image_id}")
+def find_row(files: Iterable, image_id: str) -> dict:
+    """The row of an image in one of some Parquet files, by path or open. Raises KeyError if it is in none.
+
+    Reads some rows at a time: those of a card come early.
+    """
+    for file in files:
+        with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
+            if image_id not in parquet.read(columns=["image_id"], use_threads=False)["image_id"].to_pylist():
+                continue
+            for batch in parquet.iter_batches(8, use_threads=False):
+                if image_id in (ids := batch["image_id"].to_pylist()):
+                    return batch.slice(ids.index(image_id), 1).to_pylist()[0]
+    raise KeyError(f"no row {image_id}")
 
 
 def _entry(path, sha256):

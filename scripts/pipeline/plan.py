@@ -3,23 +3,15 @@
 import functools
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from zlib import crc32
 
 import datasets
 
-from hyper_kvasir import (
-    VIEWS,
-    Expected,
-    Part,
-    Problems,
-    Shard,
-    SourceError,
-    locate,
-    read_folds,
-    read_part,
-)
+from hyper_kvasir import Expected, Part, Problems, Shard, SourceError, locate, read_folds, read_part
+from scripts.pipeline.configs import METADATA, VIEWS, parts_of
 from scripts.pipeline.console import say
 from scripts.pipeline.parquet import features_metadata, writer_options
 
@@ -43,6 +35,7 @@ class Plan:
     shards: dict[str, PlannedShard]  # by path in the repository
     problems: Problems
     decoded: frozenset[str] = frozenset()  # the parts whose images are decoded, as no digest vouches for them
+    looked: dict[str, PlannedShard] = field(default_factory=dict)  # by path: what `metadata` is of
 
     @functools.cached_property
     def directories(self) -> dict[str, str]:
@@ -50,19 +43,23 @@ class Plan:
         return {part.name: directory_digest(part) for part in self.parts}
 
 
-def make_plan(folders: list[str], configs: list[str], expected: Expected, checks: bool = True) -> Plan:
+def make_plan(
+    folders: list[str], configs: list[str], expected: Expected, checks: bool = True, *, looked: Sequence[str] = ()
+) -> Plan:
     """What to build from the archives in `folders` for `configs`. Reads directories and small files, no image of a zip.
 
-    Raises SourceError where a part has no archive. With `checks` off its configs are left out, if any others are there.
+    `looked`: the parts that `metadata` is of, if that is one of the configs. Raises SourceError where a part has no
+    archive. With `checks` off its configs are left out, if any others are there.
     """
-    wanted = list(dict.fromkeys(VIEWS[config].part for config in configs))
-    located = {part: locate(part, folders) for part in wanted}
+    built = [part for part in parts_of(configs) if part != METADATA]
+    located = {part: locate(part, folders) for part in dict.fromkeys([*built, *looked])}
     archives = {part: archive for part, (archive, _) in located.items()}
     absent = [text for archive, notes in located.values() if archive is None for text in notes]
-    there = [config for config in configs if archives[VIEWS[config].part]]
-    if absent and (checks or not there):
-        if there:
-            absent[-1] += f"; or, to build what is there: {' '.join(f'--config {config}' for config in there)}"
+    there = [config for config in configs if archives.get(VIEWS[config].part) or config == METADATA]
+    if absent and (checks or not any(archives.values())):
+        flags = [f"--config {config}" for config in [*there, *looked] if archives.get(VIEWS[config].part)]
+        if flags:
+            absent[-1] += f"; or, to build what is there: {' '.join(dict.fromkeys(flags))}"
         raise SourceError(absent)
     for text in absent:
         say(f"left out: {text}")
@@ -80,7 +77,14 @@ def make_plan(folders: list[str], configs: list[str], expected: Expected, checks
         except SourceError as error:  # the archive itself; the others are still read, to say what is wrong there too
             problems.extend(error.problems)
     shards = {shard.path: plan_shard(shard) for part in parts for shard in part.shards()}
-    return Plan(there, parts, shards, problems, frozenset(decoded))
+    return Plan(
+        there,
+        parts,
+        {path: planned for path, planned in shards.items() if planned.shard.part in built},
+        problems,
+        frozenset(decoded),
+        {path: planned for path, planned in shards.items() if planned.shard.part in looked},
+    )
 
 
 def directory_digest(part: Part) -> str:

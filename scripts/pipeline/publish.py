@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-from hyper_kvasir import features_of, listed
+from hyper_kvasir import listed
+from scripts.pipeline.configs import features_of
 from scripts.pipeline.console import Progress, say, table
 from scripts.pipeline.hub import (
     PublishError,

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from hyper_kvasir import Expected
 from scripts.pipeline.card_check import check_card, lint_card
+from scripts.pipeline.configs import METADATA
 from scripts.pipeline.console import Progress
 from scripts.pipeline.hub import PublishError, RemoteFile, Repository, patiently
 from scripts.pipeline.manifest import FILE, VERSION, parse_manifest, part_of_path
@@ -16,12 +17,14 @@ from scripts.pipeline.parquet import entry_of
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.readers import stream_problems
 from scripts.pipeline.verify import (
+    COMPARED,
     FileContent,
     Verified,
     check_contents,
     check_file,
     check_loading,
     check_schema,
+    metadata_columns,
     row_line,
 )
 
@@ -96,6 +99,9 @@ def read_columns(repository: Repository, commit: str, path: str, sha256: str) ->
         check_schema(path, schema, part_of_path(path), problems)
         if problems:  # of another form, so nothing in it has a meaning
             return FileContent.unreadable(sha256, problems)
+        if part_of_path(path) == METADATA:
+            columns = metadata_columns(parquet.read(columns=["image_id", "parts", *COMPARED], use_threads=False))
+            return FileContent(sha256, columns, [], 0, 0, problems, None, entry_of(parquet.metadata))
         names = [name for name in schema.names if not pa.types.is_nested(schema.field(name).type)]
         if "objects" in schema.names:
             objects = parquet.read(columns=["objects"], use_threads=False)["objects"].to_pylist()

@@ -11,11 +11,12 @@ import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hyper_kvasir import VIEWS, Expected, Problems, Shard, known_columns, listed, read_examples
+from hyper_kvasir import Expected, Problems, Shard, known_columns, listed, read_examples
 from scripts.pipeline import stats
 from scripts.pipeline.build import build_shards, built_shards, check_sources
-from scripts.pipeline.card import folder_examples, make_card
+from scripts.pipeline.card import folder_examples, folder_pairs, make_card
 from scripts.pipeline.card_check import check_card, lint_card
+from scripts.pipeline.configs import VIEWS
 from scripts.pipeline.hub import PublishError, Repository, batches, patiently
 from scripts.pipeline.manifest import FILE, built_manifest, make_manifest, manifest_text, part_of_path
 from scripts.pipeline.output import STAGING
@@ -63,7 +64,8 @@ def folder_release(folder: str, edition: Edition, expected: Expected, workers: i
     manifest = built_manifest(folder)
     _refuse("the verification failed", verify(folder, expected, workers).listed())
     summaries = stats.collect(folder, manifest, stats.read_stats(folder))
-    manifest, texts = _with_card(manifest, edition, summaries, folder_examples(folder, summaries))
+    example, pairs = folder_examples(folder, summaries), folder_pairs(folder, manifest)
+    manifest, texts = _with_card(manifest, edition, summaries, example, pairs)
     _refuse("the card is wrong", check_card(texts["README.md"].decode(), manifest, folder))
     return Release(version=edition.version, folder=folder, manifest=manifest, texts=texts)
 
@@ -73,10 +75,10 @@ def _refuse(what, problems):
         raise PublishError(f"{what}:\n{listed(problems)}")
 
 
-def _with_card(manifest, edition, summaries, example):
+def _with_card(manifest, edition, summaries, example, pairs):
     """(the manifest as it is published, the small files that go with it)"""
     manifest = {"version": edition.version, **manifest}
-    manifest, texts = make_card(manifest, summaries, example, edition.repo_id, edition.changelog)
+    manifest, texts = make_card(manifest, summaries, example, edition.repo_id, edition.changelog, pairs=pairs)
     _refuse("the Hub would not accept the card", lint_card(texts["README.md"].decode(), list(manifest["files"])))
     return manifest, {**texts, FILE: manifest_text(manifest).encode()}
 
@@ -252,8 +254,8 @@ def _example_finder(plan, summaries, opened):
         if (part, image_id) in rows:
             shard, row = rows[part, image_id]
             return read_examples(shard, [row], Problems()).to_pylist()[0]
-        path = stats.path_of(summaries, part, image_id)
-        return patiently(f"reading a row of {path}", lambda: find_row(opened(path), image_id))
+        paths = stats.paths_of(summaries, part, image_id)
+        return patiently(f"reading a row of {part}", lambda: find_row(map(opened, paths), image_id))
 
     return example
 

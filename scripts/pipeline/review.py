@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from PIL import Image
 
-from hyper_kvasir import TAXONOMY, VIEWS, Expected, features_of
+from hyper_kvasir import TAXONOMY, Expected
+from scripts.pipeline.configs import VIEWS, features_of
 from scripts.pipeline.console import Progress
 from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import part_of_path, read_manifest

@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from hyper_kvasir import PARTS
+from scripts.pipeline import leaks
+from scripts.pipeline.configs import METADATA
 from scripts.pipeline.manifest import part_of_path
 
 Example = Callable[[str, str], dict]  # (part, image id) -> the row, images as {"bytes", "path"}
@@ -52,10 +54,16 @@ def summarize(path: str, part: str) -> dict:
      "boxes_by_fit": {"matched", "stretched", "unmatched": boxes},
      "boxes_offset", "boxes_at_edge": boxes,                    see `Fit`
      "unboxed": instances that no box matches,
-     "encoders": [[JFIF marker, quality, images]]}
+     "encoders": [[JFIF marker, quality, images]]
+     metadata
+     what `leaks.count` gives}
 
     Images are read of segmented files only. Areas are in shares of the image's area.
     """
+    if part == METADATA:
+        rows = leaks.read_rows(path)
+        sizes = _counted((row["width"], row["height"]) for row in rows)
+        return {"rows": len(rows), "first": rows[0]["image_id"], "sizes": sizes, **leaks.count(rows)}
     names = ("image_id", "width", "height", "label", "fold_2", "fold_5")
     there = [name for name in names if name in pq.read_schema(path).names]
     columns = pq.read_table(path, columns=there).to_pydict()
@@ -349,17 +357,18 @@ def stats_text(summaries: dict) -> str:
 
 def by_part(summaries: dict) -> dict:
     """{part: merged summary} of the parts that there are."""
-    parts = {part: [] for part in PARTS}
+    parts = {part: [] for part in (*PARTS, METADATA)}
     for path, summary in sorted(summaries.items()):
         parts[part_of_path(path)].append(summary)
     return {part: merge(some) for part, some in parts.items() if some}
 
 
-def path_of(summaries: dict, part: str, image_id: str) -> str:
-    """The file of `part` that holds an image which a summary names. Raises KeyError for any other image."""
-    for path, summary in summaries.items():
+def paths_of(summaries: dict, part: str, image_id: str) -> list[str]:
+    """The file of `part` that holds an image which its summary names; of any other image, all that may hold it."""
+    paths = [path for path in summaries if part_of_path(path) == part]
+    for path in paths:
+        summary = summaries[path]
         named = {summary["first"], *(name for ids in summary.get("examples", {}).values() for name in ids)}
-        named |= {name for _, name in summary.get("stretched", [])}
-        if part_of_path(path) == part and image_id in named:
-            return path
-    raise KeyError(f"{part}: no summary names {image_id}")
+        if image_id in named | {name for _, name in summary.get("stretched", [])}:
+            return [path]
+    return paths

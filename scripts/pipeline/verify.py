@@ -17,20 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from hyper_kvasir import (
-    PARTS,
-    TAXONOMY,
-    VIEWS,
-    Expected,
-    Problems,
-    SourceError,
-    check_jpeg,
-    features_of,
-    label_components,
-    read_examples,
-)
+from hyper_kvasir import PARTS, TAXONOMY, Expected, Problems, SourceError, check_jpeg, label_components, read_examples
+from scripts.pipeline import leaks
 from scripts.pipeline.card import stale
 from scripts.pipeline.card_check import check_card, lint_card
+from scripts.pipeline.configs import METADATA, VIEWS, features_of
 from scripts.pipeline.console import Progress
 from scripts.pipeline.manifest import FILE, built_manifest, matching, part_of_path
 from scripts.pipeline.parquet import entry_of, features_metadata
@@ -40,6 +31,13 @@ from scripts.pipeline.readers import does_not_load, stream_problems
 
 UUID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
+
+# Columns of a part, and of metadata.
+MAY_BE_NULL = (
+    ("fold_2", "fold_5"),
+    (*leaks.OFFICIAL, *leaks.MADE, "label", "category", "tract", "kvasir_seg_id", *leaks.GROUPS.values()),
+)
+COMPARED = ("sha256", "width", "height", "label", "category", "tract", "fold_2", "fold_5")  # of metadata and a part
 
 # What rows and images of any content raise when they are read.
 UNREADABLE = (ValueError, OSError, TypeError, LookupError, SyntaxError, Image.DecompressionBombError)
@@ -114,6 +112,7 @@ def check_contents(manifest: dict, contents: dict[str, FileContent], expected: E
     _check_folds(contents, result)
     _count(manifest, contents, expected, result)
     _check_views(manifest, contents, result)
+    _check_metadata(contents, result)
     _check_part_digests(manifest, contents, expected, result)
 
 
@@ -129,7 +128,7 @@ def _check_files(folder, manifest, result):
     stray = {path for path in there - listed if path.endswith(".parquet")}
     text = f"in the folder, but not in {FILE}; remove it, or build again"
     result.problems += [f"{path}: {text}" for path in sorted(stray)]
-    unknown = {part_of_path(path) for path in listed} - set(manifest["sources"])
+    unknown = {part_of_path(path) for path in listed} - {METADATA, *manifest["sources"]}
     result.problems += [f"{part}: {FILE} does not say from which source it is; build it again" for part in unknown]
     return sorted(listed & there)
 
@@ -169,14 +168,17 @@ def _read_table(data, sha256, path):
         problems.append(f"{path}: {file.num_row_groups} row groups, expected 1 (streaming would hang at exit)")
     check_schema(path, table.schema, part, problems)
     scalars = [name for name in table.schema.names if not pa.types.is_nested(table.schema.field(name).type)]
-    empty = [name for name in scalars if table[name].null_count and not name.startswith("fold_")]
+    empty = [name for name in scalars if table[name].null_count and name not in MAY_BE_NULL[part == METADATA]]
     problems += [f"{path}: empty values in column {name}" for name in empty]
     if problems:
         return FileContent.unreadable(sha256, problems)
-    crcs, lines, instances, boxes = [], [], 0, 0
+    if part == METADATA:
+        return _read_metadata(file, table, sha256, path)
+    crcs, lines, instances, boxes, digests = [], [], 0, 0, []
     for row in _rows(table):
         try:
             crcs.append(crc32(row["image"]["bytes"]))
+            digests.append(hashlib.sha256(row["image"]["bytes"]).hexdigest())
             _check_row(row, part)
             pixels = {}
             if part == "segmented":
@@ -191,8 +193,23 @@ def _read_table(data, sha256, path):
     except ValueError as error:
         entry = {}
         problems.append(f"{path}: {error}")
-    columns = table.select(scalars).to_pydict()
+    columns = {**table.select(scalars).to_pydict(), "sha256": digests}
     return FileContent(sha256, columns, crcs, instances, boxes, problems, lines, entry)
+
+
+def _read_metadata(file, table, sha256, path):
+    problems = [f"{path}: {text}" for text in leaks.problems_of(leaks.rows_of(table))]
+    try:
+        entry = entry_of(file.metadata)
+    except ValueError as error:
+        entry = {}
+        problems.append(f"{path}: {error}")
+    return FileContent(sha256, metadata_columns(table), [], 0, 0, problems, None, entry)
+
+
+def metadata_columns(table: pa.Table) -> dict[str, list]:
+    """The columns of `metadata` that are compared with those of the parts."""
+    return table.select(["image_id", "parts", *COMPARED]).to_pydict()
 
 
 def _rows(table):
@@ -308,11 +325,42 @@ def _check_ids(contents, result):
 
 def _check_folds(contents, result):
     """Every image that has folds is in one of each official split."""
-    for path, content in contents.items():
+    for path, content in _of_parts(contents).items():
         for column in ("fold_2", "fold_5"):
             found, folds = set(content.columns.get(column, ())), VIEWS[column].values
             if not found <= set(folds):
                 result.problems.append(f"{path}: {column} has {sorted(map(str, found))}, expected 0 to {folds[-1]}")
+
+
+def _of_parts(contents):
+    return {path: content for path, content in contents.items() if part_of_path(path) != METADATA}
+
+
+def _check_metadata(contents, result):
+    """The rows of metadata are of the images of the parts that are here, and say of them what their rows do."""
+    rows = {
+        image_id: {name: values[i] for name, values in content.columns.items()}
+        for path, content in contents.items()
+        if part_of_path(path) == METADATA and not content.problems
+        for i, image_id in enumerate(content.columns["image_id"])
+    }
+    again = "made of other images than those here; run python -m scripts.quality on the folder"
+    for part in PARTS if rows else ():
+        here = _ids(contents, part)
+        missing = [image_id for image_id in here if image_id not in rows or part not in rows[image_id]["parts"]]
+        gone = [image_id for image_id, row in rows.items() if part in row["parts"] and here and image_id not in here]
+        for what, ids in (("have no row", missing), ("are not there", gone)):
+            if ids:
+                text = f"{len(ids):,} images of {part} {what} (e.g. {min(ids)}): it was {again}"
+                result.problems.append(f"{METADATA}: {text}")
+        other = []
+        for image_id, (path, i) in here.items():
+            columns = contents[path].columns
+            names = [name for name in COMPARED if len(columns.get(name, ())) > i and image_id in rows]
+            other += [(image_id, name) for name in names if columns[name][i] != rows[image_id][name]]
+        if other:
+            text = f"{other[0][1]} of {other[0][0]} and {len(other) - 1:,} more values differ from those in {part}"
+            result.problems.append(f"{METADATA}: {text}: it was {again}")
 
 
 def row_line(row: dict, pixels: dict) -> str:
@@ -353,7 +401,7 @@ def _count(manifest, contents, expected, result):
     checks = result.checks
     for config in result.configs:
         splits = manifest["configs"][config]
-        for split, rows in expected.split_rows(config).items():
+        for split, rows in _expected_rows(config, contents, expected).items():
             paths = matching(splits[split]["files"], contents) if split in splits else []
             found = sum(len(contents[path].columns["image_id"]) for path in paths)
             checks.append(Check(f"{config} / {split}", rows, found))
@@ -370,9 +418,24 @@ def _count(manifest, contents, expected, result):
         if all(content.instances is not None for content in of):
             checks.append(Check("polyp instances", expected.instances, sum(content.instances for content in of)))
         checks.append(Check("boxes", expected.boxes, sum(content.boxes for content in of)))
-    if parts == set(PARTS):
+    if parts - {METADATA} == set(PARTS):
         distinct = len({image_id for content in contents.values() for image_id in content.columns["image_id"]})
         checks.append(Check("distinct images", expected.labeled + expected.unlabeled, distinct))
+
+
+def _expected_rows(config, contents, expected):
+    """{split: rows} of a config; of metadata by the parts that it is of."""
+    if config != METADATA:
+        return expected.split_rows(config)
+    of = {
+        part
+        for path, content in contents.items()
+        if part_of_path(path) == METADATA
+        for parts in content.columns.get("parts", ())
+        for part in parts
+    }
+    labeled = expected.labeled if "labeled" in of else expected.segmented if "segmented" in of else 0
+    return {split: labeled + (expected.unlabeled if "unlabeled" in of else 0) for split in VIEWS[METADATA].splits}
 
 
 def _check_views(manifest, contents, result):
@@ -411,7 +474,7 @@ def compare_sources(
         plan.problems.settle(checks=True)
     except SourceError as error:
         return [f"--source: {text}" for text in error.problems]
-    there = set(manifest["files"])
+    there = {path for path in manifest["files"] if part_of_path(path) != METADATA}
     problems = [f"{path}: the archives give no such file" for path in sorted(there - set(plan.shards))]
     problems += [f"{path}: the archives give this file, and it is missing" for path in sorted(set(plan.shards) - there)]
     compared = there if sound is None else there & set(sound)

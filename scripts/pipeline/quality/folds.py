@@ -4,7 +4,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-
 SLACK = 0.001  # of a fold's images: so many of a class may be there beyond its official number, or be missing
 
 

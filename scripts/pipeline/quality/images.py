@@ -24,7 +24,8 @@ from scripts.pipeline.stats import encoder_of
 SIDE = 256  # pixels of the longer side of the picture that facts, descriptor and features are taken from
 CELLS, DIRECTIONS = 8, 8  # of the descriptor: gradients by direction, in 8 x 8 cells of the content
 GRID = 64  # pixels a side of the content that these are summed over
-LENGTH = 512  # of a descriptor: a whole number, so that products of two are exact in float32 (below 2**24)
+DESCRIPTOR = CELLS * CELLS * DIRECTIONS  # values of a descriptor
+LENGTH = 512  # of descriptors and features, which are whole numbers: float32 has their products exactly (below 2**24)
 FEATURES = 400  # local ones of an image, at most
 HASHED = 128  # pixels of the longer side of the picture that is hashed
 CORRELATED = 192  # pixels of the longer side of the content, to correlate it with another
@@ -63,14 +64,14 @@ class Look(NamedTuple):
     """What a pass over the images keeps of one."""
 
     facts: Facts
-    descriptor: np.ndarray  # uint8, CELLS * CELLS * DIRECTIONS; of Euclidean length LENGTH
+    descriptor: np.ndarray  # uint8, DESCRIPTOR values; of Euclidean length LENGTH
 
 
 class Sketch(NamedTuple):
     """What an image is compared by. Places are in pixels of the image, (x, y)."""
 
     points: np.ndarray  # float32, n x 2
-    features: np.ndarray  # float32, n x 128, of length 1
+    features: np.ndarray  # uint8, n x 128, of Euclidean length LENGTH
     content: np.ndarray  # uint8, at most CORRELATED a side: luma of the content
     mask: np.ndarray  # uint8, of its shape: not 0 where it is content, and no text
     to_image: np.ndarray  # float64, 2 x 3: from pixels of `content` to pixels of the image
@@ -124,6 +125,12 @@ def sketch(data: bytes) -> Sketch:
     to_image = np.array([[step, 0, left + step / 2 - 0.5], [0, step, top + step / 2 - 0.5]])
     places = (points + 0.5) * by / scale + (left, top) - 0.5
     return Sketch(places.astype(np.float32), features, small, _to_shape(mask, small.shape), to_image)
+
+
+def content_of(data: bytes) -> np.ndarray:
+    """Where an image shows content, as bool, of its height x width."""
+    _, pixels = _decode(data)
+    return _to_shape(_content(_reduced(pixels, SIDE))[2], pixels.shape[:2]) > 0
 
 
 def _decode(data, side=None):
@@ -181,7 +188,7 @@ def _box(mask):
 
 
 def _content(picture):
-    """(brightest of B, G, R; masks of the green navigation picture and of the content: uint8, 0 or 255) of a picture."""
+    """(brightest of B, G, R; masks, 0 or 255, of the green navigation picture and of the content) of a picture."""
     blue, green, red = cv2.split(picture)
     brightest = cv2.max(cv2.max(blue, green), red)
     counts = np.cumsum(cv2.calcHist([brightest], [0], None, [256], [0, 256]))
@@ -234,7 +241,7 @@ def _descriptor(luma, content):
     upper = (angle - lower) * size  # shared out between the two nearest directions
     cell = np.arange(GRID) * CELLS // GRID
     place = (cell[:, None] * CELLS + cell) * DIRECTIONS
-    sums = np.zeros(CELLS * CELLS * DIRECTIONS)
+    sums = np.zeros(DESCRIPTOR)
     for direction, weight in ((lower, size - upper), (lower + 1, upper)):
         at = place + direction.astype(np.int64) % DIRECTIONS
         sums += np.bincount(at.ravel(), weight.ravel(), len(sums))
@@ -249,7 +256,7 @@ def _features(luma, usable):
     """(places, n x 2, and features, n x 128) of an image: SIFT, as RootSIFT compares it (Arandjelović 2012)."""
     found, features = _SIFT.detectAndCompute(luma, usable)
     if not found:
-        return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
+        return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.uint8)
     found, features = found[:FEATURES], features[:FEATURES]  # of equal strength there may be more
-    features = np.sqrt(features / np.maximum(features.sum(1, keepdims=True), 1e-9))
-    return np.array([point.pt for point in found], np.float32), features
+    features = LENGTH * np.sqrt(features / np.maximum(features.sum(1, keepdims=True), 1e-9))
+    return np.array([point.pt for point in found], np.float32), np.minimum(np.round(features), 255).astype(np.uint8)

@@ -1,8 +1,9 @@
 """Which images show the same frame, or the same scene.
 
 In two stages. The descriptors of all images are compared with each other, exactly, and each image's nearest are its
-candidates (`candidates`). Those are compared by local features: a similarity transform that maps one onto the other, how
-many features follow it, and how well the pictures correlate under it (`compare`). Mirrored copies are not looked for.
+candidates (`candidates`). Those are compared by local features: a similarity transform that maps one onto the other,
+how many features follow it, and how well the pictures correlate under it (`compare`). Mirrored copies are not looked
+for.
 """
 
 from math import comb
@@ -12,7 +13,8 @@ import cv2
 import faiss
 import numpy as np
 
-from scripts.pipeline.quality.images import LENGTH, SIDE, Sketch
+from scripts.pipeline.configs import KINDS
+from scripts.pipeline.quality.images import LENGTH, SIDE, Sketch, content_of
 
 NEAREST = 20  # candidates of an image, at most
 DISTANCE = 0.40  # of their descriptors, at most: 1 - cosine
@@ -24,7 +26,7 @@ DEGREES = 45  # of its rotation, at most
 OVERLAP = 0.1  # of the content of an image, at least, must be in the other to be correlated
 NOISE = 30  # of 255: larger differences from the surroundings are reflections and edges of masks
 
-SAME_FRAME, SAME_SCENE = KINDS = ("same_frame", "same_scene")
+SAME_FRAME, SAME_SCENE = KINDS
 FRAME_INLIERS, FRAME_CORRELATION = 15, 0.72  # at least; measured: `python -m scripts.bench copies`
 FALSE_PAIRS = 0.5  # expected in all, at most
 CHANCE = 10**-4.5  # of a pair, at most, however few are compared
@@ -112,13 +114,13 @@ def _matches(one, other):
     """Features that are each other's best, and clearly so: index pairs, n x 2."""
     if len(one) < LEAST or len(other) < LEAST:
         return np.zeros((0, 2), int)
-    products = one @ other.T
+    products = one.astype(np.float32) @ other.T.astype(np.float32)
     best, back = products.argmax(1), products.argmax(0)
     rows = np.arange(len(one))
     top = products[rows, best]
     products[rows, best] = -1
     second = products.max(1)
-    good = (back[best] == rows) & (1 - top < RATIO**2 * (1 - second))
+    good = (back[best] == rows) & (LENGTH**2 - top < RATIO**2 * (LENGTH**2 - second))
     return np.stack([rows[good], best[good]], axis=1)
 
 
@@ -143,3 +145,18 @@ def _detail(luma):
     """Luma less its surroundings, so that light and contrast count for nothing."""
     luma = luma.astype(np.float32)
     return np.clip(luma - cv2.GaussianBlur(luma, (0, 0), max(luma.shape) / 32), -NOISE, NOISE)
+
+
+def mask_agreement(one: tuple[bytes, np.ndarray], other: tuple[bytes, np.ndarray], transform: np.ndarray) -> float:
+    """The IoU of the masks of two copies of a frame, where both show content; each is (JPEG, mask as bool).
+
+    So a polyp that a black rectangle hides in one of them counts for neither.
+    """
+    size = other[1].shape[::-1]
+
+    def warped(mask):
+        return cv2.warpAffine(mask.astype(np.uint8), transform, size, flags=cv2.INTER_NEAREST) > 0
+
+    both = warped(content_of(one[0])) & content_of(other[0])
+    masks = warped(one[1]) & both, other[1] & both
+    return round(float((masks[0] & masks[1]).sum() / max((masks[0] | masks[1]).sum(), 1)), 4)

@@ -1,0 +1,75 @@
+"""The configs of a built folder: the views of `hyper_kvasir`, and `metadata`, which takes a pass over all images.
+
+The builder has no `metadata`: what it needs to look at images and to compare them is no package of the loader.
+"""
+
+import datasets
+
+from hyper_kvasir import VIEWS as BUILT
+from hyper_kvasir import features_of as built_features_of
+
+METADATA = "metadata"
+VIEWS = {
+    **BUILT,
+    METADATA: BUILT["unlabeled"]._replace(  # as that, it has one split of all rows
+        part=METADATA,
+        description="A row for each distinct image, no pixels: facts, images of the same frame or scene, folds.",
+        files=f"data/{METADATA}/*.parquet",
+    ),
+}
+KINDS = ("same_frame", "same_scene")  # of pairs; what is the same frame is the same scene, too
+SIDES = ("train", "validation")  # of Kvasir-SEG's official split
+
+
+def features_of(config: str) -> datasets.Features:
+    """The columns of a config."""
+    if config != METADATA:
+        return built_features_of(config)
+    text, number, share = datasets.Value("string"), datasets.Value("int32"), datasets.Value("float32")
+    fold, groups = datasets.Value("int8"), built_features_of("labeled")
+    return datasets.Features(
+        {
+            "image_id": text,
+            "parts": datasets.Sequence(text),
+            **{name: groups[name] for name in ("label", "category", "tract", "fold_2", "fold_5")},
+            "fold_2_grouped": fold,
+            "fold_5_grouped": fold,
+            "kvasir_seg_id": text,
+            "kvasir_seg_set": text,
+            "kvasir_seg_clean": text,
+            "same_frame_group": text,
+            "scene_group": text,
+            "pairs": datasets.Sequence(
+                {
+                    "image_id": text,
+                    "kind": datasets.ClassLabel(names=list(KINDS)),
+                    "matches": number,
+                    "inliers": number,
+                    "log10_chance": share,
+                    "correlation": share,
+                    "scale": share,
+                    "transform": datasets.Sequence(share, length=6),
+                    "mask_iou": share,
+                }
+            ),
+            "sha256": text,
+            "pdq": text,
+            "bytes": number,
+            "width": number,
+            "height": number,
+            "jfif": datasets.Value("bool"),
+            "quality": fold,
+            "subsampling": text,
+            "bits_per_pixel": share,
+            "black_share": share,
+            "green_share": share,
+            "black_rectangle": share,
+            "brightness": share,
+            "blur": share,
+        }
+    )
+
+
+def parts_of(configs) -> list[str]:
+    """The parts that configs take their rows from, in the order given."""
+    return list(dict.fromkeys(VIEWS[config].part for config in configs))

@@ -1,0 +1,231 @@
+"""What the pairs in `metadata` say about splits: which leak, how the copies of a frame are annotated, and the rest.
+
+A pair *leaks* in a split if its images are on different sides of it. All numbers are counted from rows of `metadata`.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from hyper_kvasir import TAXONOMY
+from scripts.pipeline.configs import KINDS
+
+FILE = "leakage.csv"
+OFFICIAL = ("fold_2", "fold_5", "kvasir_seg_set")  # splits, as columns of `metadata`
+MADE = ("fold_2_grouped", "fold_5_grouped", "kvasir_seg_clean")  # the same without leaks
+GROUPS = dict(zip(KINDS, ("same_frame_group", "scene_group")))  # a scene holds the pairs of both kinds
+PLACES = ("segmented", "labeled", "unlabeled")  # of an image: the first of them that is among its parts
+COLUMNS = [
+    *("image_id", "parts", "label", *OFFICIAL, *MADE, "same_frame_group", "scene_group"),
+    *("width", "height", "jfif", "quality", "subsampling", "green_share", "black_rectangle"),
+]
+GREEN = 0.01  # of an image, at least, is a green navigation picture: it takes under 0.001, or over 0.06
+EVIDENCE = ("matches", "inliers", "log10_chance", "correlation", "scale", "transform", "mask_iou")
+
+
+def read_rows(source) -> list[dict]:
+    """The rows of `metadata` out of a Parquet file, by path or open: what this module counts."""
+    return rows_of(pq.read_table(source, columns=[*COLUMNS, "pairs"], partitioning=None))
+
+
+def rows_of(table: pa.Table) -> list[dict]:
+    """The same out of a table that has these columns."""
+    rows, pairs = table.select(COLUMNS).to_pylist(), table["pairs"].combine_chunks()
+    none = {field.name: [] for field in pairs.type}
+    has = pc.greater(pc.list_value_length(pc.struct_field(pairs, "image_id")), 0).to_pylist()
+    for i, row in enumerate(rows):  # most have none, and a dict of lists for each would take more than all else
+        row["pairs"] = pairs[i].as_py() if has[i] else none
+    return rows
+
+
+def all_pairs(rows: Iterable[dict]) -> list[dict]:
+    """The pairs of the rows of `metadata`: {"one", "other": rows, "kind": of KINDS, and EVIDENCE}, sorted."""
+    by_id = {row["image_id"]: row for row in rows}
+    found = []
+    for row in by_id.values():
+        pairs = row["pairs"]
+        for i, image_id in enumerate(pairs["image_id"]):
+            evidence = {name: pairs[name][i] for name in EVIDENCE}
+            found.append({"one": row, "other": by_id[image_id], "kind": KINDS[pairs["kind"][i]], **evidence})
+    return sorted(found, key=lambda pair: (pair["one"]["image_id"], pair["other"]["image_id"]))
+
+
+def groups(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The group of each image that is in a pair: images that a chain of pairs joins, named by the smallest id there."""
+    of: dict[str, str] = {}
+
+    def first(image_id):
+        while of.setdefault(image_id, image_id) != image_id:
+            of[image_id] = image_id = of[of[image_id]]
+        return image_id
+
+    for one, other in pairs:
+        one, other = sorted((first(one), first(other)))
+        of[other] = one
+    return {image_id: first(image_id) for image_id in of}
+
+
+def problems_of(rows: Sequence[dict]) -> list[str]:
+    """What is wrong with the rows of `metadata`, seen alone: ids, pairs, groups by these, grouped folds, clean sets."""
+    wrong, by_id = [], {row["image_id"]: row for row in rows}
+    for row in rows:
+        if not row["parts"] or not set(row["parts"]) <= set(PLACES):
+            wrong.append(f"{row['image_id']}: parts {row['parts']}, expected some of {', '.join(PLACES)}")
+        for image_id in row["pairs"]["image_id"]:
+            if not image_id > row["image_id"] or image_id not in by_id:
+                wrong.append(f"{row['image_id']}: a pair with {image_id}, expected a greater id that has a row")
+    if wrong:
+        return wrong
+    pairs = all_pairs(rows)
+    for kind, column in GROUPS.items():
+        found = groups((p["one"]["image_id"], p["other"]["image_id"]) for p in pairs if p["kind"] in (KINDS[0], kind))
+        differ = [row["image_id"] for row in rows if row[column] != found.get(row["image_id"])]
+        wrong += [f"{image_id}: its {column} is not the one that the pairs make" for image_id in differ]
+    for official, made in zip(OFFICIAL, MADE):
+        kept = "kvasir" in made  # the clean sets leave images out, but move none
+        for row in rows:
+            bad = row[made] not in (None, row[official]) if kept else (row[made] is None) != (row[official] is None)
+            if bad:
+                wrong.append(f"{row['image_id']}: {made} is {row[made]}, {official} is {row[official]}")
+        sides: dict[str, set] = {}
+        for row in rows:
+            if row["scene_group"] and row[made] is not None:
+                sides.setdefault(row["scene_group"], set()).add(row[made])
+        wrong += [f"the scene {group} is on both sides of {made}" for group, some in sides.items() if len(some) > 1]
+    return wrong
+
+
+def place_of(row: dict) -> str:
+    """Where a row of `metadata` belongs: of PLACES."""
+    return next(place for place in PLACES if place in row["parts"])
+
+
+def is_across(pair: dict, split: str) -> bool:
+    """Whether a pair leaks in a split: both its images are in it, on different sides."""
+    sides = pair["one"][split], pair["other"][split]
+    return None not in sides and sides[0] != sides[1]
+
+
+def count(rows: Sequence[dict]) -> dict:
+    """The summary of `metadata`, in JSON's types: {
+    "groups": {kind: [groups, images, images of the largest]},     of images of one frame, and of one scene
+    "leaks": [[split, kind, pairs, pairs across, images on either side of these]],
+    "sides": [[split, side, images]],
+    "between": [[place, place, kind, pairs]],                      of PLACES
+    "findings": [[label, label, kind, pairs]],
+    "moved": [[split, images in another fold than the official one, images]],
+    "mask_ious": [IoU],                                            of two copies of a frame, sorted
+    "encoders": [[label, JFIF marker, quality, subsampling, images]],
+    "pictures": {"green", "black": images with a navigation picture that is green, and blacked out}}
+
+    A pair of kind same_scene is of different frames.
+    """
+    pairs = all_pairs(rows)
+    sizes = {kind: Counter(row[column] for row in rows if row[column]) for kind, column in GROUPS.items()}
+    return {
+        "groups": {
+            kind: [len(found), sum(found.values()), max(found.values(), default=0)] for kind, found in sizes.items()
+        },
+        "leaks": [_leak(split, kind, pairs) for split in (*OFFICIAL, *MADE) for kind in KINDS],
+        "sides": _counted(
+            (split, row[split]) for split in (*OFFICIAL, *MADE) for row in rows if row[split] is not None
+        ),
+        "between": _counted((*sorted(map(place_of, _ends(pair)), key=PLACES.index), pair["kind"]) for pair in pairs),
+        "findings": _counted(
+            (*sorted(row["label"] for row in _ends(pair)), pair["kind"])
+            for pair in pairs
+            if all(row["label"] is not None for row in _ends(pair))
+        ),
+        "moved": [
+            [f"{split}_grouped", sum(row[split] != row[f"{split}_grouped"] for row in rows), len(rows)]
+            for split in ("fold_2", "fold_5")
+        ],
+        "mask_ious": sorted(pair["mask_iou"] for pair in pairs if pair["mask_iou"] is not None),
+        "encoders": _counted(
+            (row["label"], row["jfif"], row["quality"], row["subsampling"]) for row in rows if row["label"] is not None
+        ),
+        "pictures": {
+            "green": sum(row["green_share"] >= GREEN for row in rows),
+            "black": sum(row["black_rectangle"] > 0 for row in rows),
+        },
+    }
+
+
+def _ends(pair):
+    return pair["one"], pair["other"]
+
+
+def _leak(split, kind, pairs):
+    some = [pair for pair in pairs if pair["kind"] == kind and all(row[split] is not None for row in _ends(pair))]
+    across = [pair for pair in some if is_across(pair, split)]
+    return [split, kind, len(some), len(across), len({row["image_id"] for pair in across for row in _ends(pair)})]
+
+
+def _counted(values):
+    counts = Counter(values)
+    return [[*value, counts[value]] for value in sorted(counts, key=str)]
+
+
+def csv_text(pairs: Sequence[dict]) -> str:
+    """leakage.csv: a line for each pair, with where its images are, the splits that it leaks in, and the evidence."""
+    about = ("place", "finding", *OFFICIAL)
+    header = ["image_id", "other_image_id", "kind", "leaks_in", *about, *(f"other_{name}" for name in about), *EVIDENCE]
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(header)
+    for pair in pairs:
+        leaks = " ".join(split for split in OFFICIAL if is_across(pair, split))
+        evidence = [" ".join(f"{v:g}" for v in pair[n]) if n == "transform" else _short(pair[n]) for n in EVIDENCE]
+        ids = [row["image_id"] for row in _ends(pair)]
+        lines.writerow([*ids, pair["kind"], leaks, *_about(pair["one"]), *_about(pair["other"]), *evidence])
+    return text.getvalue()
+
+
+def _about(row):
+    finding = "" if row["label"] is None else TAXONOMY[row["label"]].name
+    return [place_of(row), finding, *("" if row[split] is None else row[split] for split in OFFICIAL)]
+
+
+def _short(value):
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+
+
+def told_by_header(encoders: Sequence[Sequence]) -> list[dict]:
+    """How well each finding is told from all others by JPEG marker, quality and subsampling alone.
+
+    {"finding", "images", "auc", "signature": (JFIF marker, quality, subsampling) that most of its images have,
+    "share": of its images that have it, "of_others": of all other images that have it}. AUC: of ranking all images by
+    the share of the finding among those of their signature; 0.5 by chance. None of fewer than two findings.
+    """
+    images = {(label, tuple(signature)): number for label, *signature, number in encoders}
+    of_label, of_signature = Counter(), Counter()
+    for (label, signature), number in images.items():
+        of_label[label] += number
+        of_signature[signature] += number
+    told = []
+    for label, own in sorted(of_label.items()) if len(of_label) > 1 else ():
+        here = {signature: images.get((label, signature), 0) for signature in of_signature}
+        others = sum(of_signature.values()) - own
+        below, wins = 0, 0.0
+        for share in sorted({here[s] / of_signature[s] for s in of_signature}):  # from the least telling on
+            tied = [s for s in of_signature if here[s] / of_signature[s] == share]
+            mine, theirs = sum(here[s] for s in tied), sum(of_signature[s] - here[s] for s in tied)
+            wins += mine * (below + theirs / 2)
+            below += theirs
+        most = max(sorted(here), key=here.get)
+        told.append(
+            {
+                "finding": TAXONOMY[label].name,
+                "images": own,
+                "auc": wins / (own * others),
+                "signature": most,
+                "share": here[most] / own,
+                "of_others": (of_signature[most] - here[most]) / others,
+            }
+        )
+    return told

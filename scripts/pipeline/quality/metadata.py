@@ -1,0 +1,476 @@
+"""The pass over all images that the config `metadata` takes: one Parquet file, with a row for each distinct image.
+
+Each image is decoded and looked at, in parallel; those that others are like are read again, to be compared. What was
+found stays in a hidden folder of the output, FOLDER: the looks of a shard, by the key of its inputs, and the results of
+comparisons, by the digests of the two images. So a pass that was cut off goes on, and one over a new version looks at
+the shards that are new. The same images give the same bytes, with any number of workers.
+"""
+
+import csv
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
+
+from hyper_kvasir import PARTS, Problems, Shard, SourceError, known_columns, read_examples
+from scripts.pipeline import leaks
+from scripts.pipeline.configs import KINDS, METADATA, features_of
+from scripts.pipeline.console import Progress
+from scripts.pipeline.output import BuildError
+from scripts.pipeline.parquet import features_metadata, write_file_of, writer_options
+from scripts.pipeline.plan import PlannedShard
+from scripts.pipeline.pool import worker_pool
+from scripts.pipeline.quality import folds, images, pairs
+
+SCHEMA = 1  # of the file; increment it when the same images are to give another
+LOOKS = 1  # of what is kept of images and comparisons; increment it when the same images are to give others
+PATH = f"data/{METADATA}/00.parquet"
+FOLDER = ".quality"
+KVASIR_SEG = Path(__file__).parents[3] / "dataset_card/kvasir_seg.csv"
+AT_ONCE = 4096  # pairs that a worker compares before it gives its results
+LARGE_GROUP = 20  # images of one scene, at least, that are told: a wrong pair may have joined two scenes
+
+
+class Found(NamedTuple):
+    """What a pass gives: its file, and what to tell."""
+
+    entry: dict  # of the manifest
+    problems: list[str]  # images that cannot be decoded; they have no row
+    notes: list[str]
+
+
+def metadata_key(looked: Mapping[str, PlannedShard]) -> str:
+    """A digest of all that the file depends on, but for the folds of the version before."""
+    inputs = [SCHEMA, LOOKS, writer_options(METADATA), features_metadata(METADATA)]
+    inputs += [sorted((path, planned.key) for path, planned in looked.items())]
+    return hashlib.sha256(json.dumps(inputs).encode() + KVASIR_SEG.read_bytes()).hexdigest()
+
+
+def make_metadata(
+    looked: Mapping[str, PlannedShard], out: str, place: str, *, workers: int, before: str | None = None
+) -> Found:
+    """Looks at the images of the shards `looked`, compares them, and writes the file to `place`.
+
+    Keeps what it found in `out`. `before` is a file of the version before, whose grouped folds stay as they are.
+    """
+    own = os.path.join(out, FOLDER)
+    rows = _distinct(looked)
+    looks, problems = _look_at_all(looked, rows, own, workers)
+    # Sorted by id, as every file is.
+    table = pa.concat_tables(looks).sort_by("image_id")
+    found = _find_pairs(table, looked, own, workers)
+    before = _grouped_folds_of(before) if before else {}
+    columns, notes = _columns(table, rows, found, before)
+    data = pa.table(columns, schema=features_of(METADATA).arrow_schema)
+    digests = "".join(_row_digest(rows[row["image_id"]], row["sha256"]) for row in table.to_pylist())
+    # An image that is left out may be given, and decode, the next time.
+    key = metadata_key(looked) if not problems else hashlib.sha256(json.dumps(problems).encode()).hexdigest()
+    entry = write_file_of(data, METADATA, place, key=key, row_digests=digests)
+    return Found(entry, problems, notes)
+
+
+# ------------------------------------------------------------------------------------------------------- looking
+
+
+class _Row(NamedTuple):
+    """A distinct image."""
+
+    parts: tuple[str, ...]
+    known: dict  # `known_columns` of the first of its parts
+
+
+def _distinct(looked):
+    """{image id: _Row} of all parts."""
+    rows: dict[str, _Row] = {}
+    for part in PARTS:
+        for planned in looked.values():
+            for row in planned.shard.rows if planned.shard.part == part else ():
+                one = rows.get(row.image_id, _Row((), known_columns(part, row)))
+                rows[row.image_id] = one._replace(parts=(*one.parts, part))
+    return rows
+
+
+def _row_digest(row, sha256):
+    """Of what a row is about: groups and folds follow from other rows, too, and may change with them."""
+    return f"{crc32(json.dumps([row.parts, row.known, sha256]).encode()):08x}"
+
+
+def _first_rows(looked, rows):
+    """(path, its shard with the rows whose first part it is) of all shards: each image once."""
+    for path, planned in sorted(looked.items()):
+        shard = planned.shard
+        own = tuple(row for row in shard.rows if rows[row.image_id].parts[0] == shard.part)
+        if own:
+            yield path, shard._replace(rows=own), planned.key
+
+
+def _look_at_all(looked, rows, own, workers):
+    """([a table of looks for each shard], problems)."""
+    places, todo = {}, {}
+    for path, shard, key in _first_rows(looked, rows):
+        places[path] = os.path.join(own, "looks", f"{_digest(LOOKS, key, [row.image_id for row in shard.rows])}.arrow")
+        if not os.path.exists(places[path]):
+            todo[path] = shard, places[path]
+    sizes = {path: shard.image_bytes for path, (shard, _) in todo.items()}
+    _remove_others(os.path.join(own, "looks"), places.values())
+    with Progress(sum(sizes.values()), "looking at images") as bar:
+        for path, _ in _in_parallel(_look_at, todo, workers):
+            bar.update(sizes[path])
+    tables = [_read(place) for place in places.values()]
+    problems = [text for table in tables for text in json.loads(table.schema.metadata[b"problems"])]
+    return [table.replace_schema_metadata() for table in tables], problems
+
+
+def _look_at(shard, place):
+    """Looks at the images of a shard, and writes what was found to `place`."""
+    found, problems = [], []
+    for row in sorted(shard.rows, key=lambda row: row.image.start):  # in archive order
+        try:
+            look = images.look(shard.archive.read(row.image))
+            found.append({"image_id": row.image_id, **look.facts._asdict(), "descriptor": look.descriptor.tobytes()})
+        except SourceError as error:
+            problems += error.problems
+        except ValueError as error:
+            problems.append(f"{shard.archive}: {row.image.name}: {error}")
+    wanted = features_of(METADATA).arrow_schema
+    fields = [wanted.field(name) for name in ("image_id", *images.Facts._fields)]
+    schema = pa.schema([*fields, pa.field("descriptor", pa.binary(images.DESCRIPTOR))])
+    _write(pa.Table.from_pylist(found, schema), place, problems=json.dumps(problems))
+
+
+def _digest(*inputs):
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
+
+
+def _in_parallel(function, todo, workers) -> Iterator[tuple[str, object]]:
+    """(name, result) of `function` with each of the arguments `todo`, {name: arguments}, as they come."""
+    if not todo:
+        return
+    with worker_pool(min(workers, len(todo))) as pool:
+        jobs = {pool.submit(function, *arguments): name for name, arguments in todo.items()}
+        try:
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+        except BrokenProcessPool as error:
+            raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _write(table, place, **metadata):
+    """Writes a table that can be read without being copied; a kill leaves no half of it."""
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    beside = f"{place}.{os.getpid()}"
+    table = table.replace_schema_metadata(metadata)
+    with pa.OSFile(beside, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    os.replace(beside, place)
+
+
+def _read(place):
+    with pa.memory_map(place) as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def _remove_others(folder, places):
+    """Removes what is in a folder of ours and not needed any more."""
+    kept = set(map(os.path.basename, places))
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        if name not in kept:
+            os.remove(os.path.join(folder, name))
+
+
+# ----------------------------------------------------------------------------------------------------- comparing
+
+
+class _Pair(NamedTuple):
+    """A pair of images that show one frame or scene."""
+
+    one: str
+    other: str
+    kind: str
+    match: pairs.Match
+    mask_iou: float | None = None
+
+
+_EVIDENCE = pa.schema(
+    [
+        *(pa.field(name, pa.uint64()) for name in ("one", "other")),  # the first 16 digits of the images' sha256
+        *(pa.field(name, pa.int32()) for name in ("matches", "inliers")),  # null: compared, and no transform found
+        *(pa.field(name, pa.float64()) for name in ("chance", "correlation", *(f"t{i}" for i in range(6)))),
+    ]
+)
+
+
+def _find_pairs(table, looked, own, workers) -> list[_Pair]:
+    """All pairs among the images of a table of looks, sorted."""
+    descriptors = np.frombuffer(b"".join(table["descriptor"].to_pylist()), np.uint8).reshape(-1, images.DESCRIPTOR)
+    near = pairs.candidates(descriptors)
+    prefixes = np.array([int(sha256[:16], 16) for sha256 in table["sha256"].to_pylist()], np.uint64)
+    evidence = _compare_all(near, prefixes, table["image_id"].to_pylist(), looked, own, workers)
+    ids = table["image_id"].to_pylist()
+    found = []
+    for row in evidence.filter(pa.compute.less_equal(evidence["chance"], pairs.CHANCE)).to_pylist():
+        transform = np.array([row[f"t{i}"] for i in range(6)]).reshape(2, 3)
+        match = pairs.Match(row["matches"], row["inliers"], row["chance"], row["correlation"], transform)
+        kind = match.kind(len(near))
+        if kind:
+            found.append(_Pair(ids[row["i"]], ids[row["j"]], kind, match))
+    found += _identical(table, found)
+    return _with_masks(sorted(found, key=lambda pair: pair[:2]), looked)
+
+
+def _identical(table, found):
+    """Pairs of images of the same bytes that were not found: an image without features is like no other."""
+    known, by_sha256 = {pair[:2] for pair in found}, {}
+    same = pairs.Match(0, 0, 0.0, 1.0, np.eye(2, 3))
+    for image_id, sha256 in zip(table["image_id"].to_pylist(), table["sha256"].to_pylist()):
+        first = by_sha256.setdefault(sha256, image_id)
+        if first != image_id and (first, image_id) not in known:
+            yield _Pair(first, image_id, pairs.SAME_FRAME, same)
+
+
+def _compare_all(near, prefixes, ids, looked, own, workers):
+    """The evidence of all pairs `near`: a table of _EVIDENCE, with the rows "i" and "j" of their images."""
+    folder = os.path.join(own, "compared")
+    wanted = pa.table({"i": near[:, 0], "j": near[:, 1], "one": prefixes[near[:, 0]], "other": prefixes[near[:, 1]]})
+    known = _known(folder)
+    todo = wanted.join(known.select(["one", "other"]), ["one", "other"], join_type="left anti").sort_by("i")
+    if todo.num_rows:
+        pool = _sketch_all(np.unique([todo["i"], todo["j"]]), ids, looked, own, workers)
+        _compare_new(todo, ids, pool, folder, workers)
+        known = _known(folder)
+    result = wanted.join(known, ["one", "other"]).sort_by([("i", "ascending"), ("j", "ascending")])
+    if todo.num_rows or known.num_rows > result.num_rows:  # all in one file, without what is not asked for any more
+        place = os.path.join(folder, f"{_digest(LOOKS, result.num_rows)}.arrow")
+        _write(result.select(_EVIDENCE.names), place)
+        _remove_others(folder, [place])
+    shutil.rmtree(os.path.join(own, "sketches"), ignore_errors=True)
+    return result
+
+
+def _known(folder):
+    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+    tables = [_read(os.path.join(folder, name)) for name in names if name.endswith(".arrow")]
+    return pa.concat_tables([_EVIDENCE.empty_table(), *tables]) if tables else _EVIDENCE.empty_table()
+
+
+def _sketch_all(numbers, ids, looked, own, workers):
+    """{image id: (file, row)} of the sketches of the images of these numbers, which are made where they are missing."""
+    wanted, places, todo, where = {ids[number] for number in numbers}, {}, {}, {}
+    rows = _distinct(looked)
+    for path, shard, key in _first_rows(looked, rows):
+        some = tuple(row for row in shard.rows if row.image_id in wanted)
+        if some:
+            name = _digest(LOOKS, key, [row.image_id for row in some])
+            places[path] = os.path.join(own, "sketches", f"{name}.arrow")
+            where |= {row.image_id: (places[path], number) for number, row in enumerate(some)}
+            if not os.path.exists(places[path]):
+                todo[path] = shard._replace(rows=some), places[path]
+    _remove_others(os.path.join(own, "sketches"), places.values())
+    sizes = {path: shard.image_bytes for path, (shard, _) in todo.items()}
+    with Progress(sum(sizes.values()), "taking features") as bar:
+        for path, _ in _in_parallel(_sketch, todo, workers):
+            bar.update(sizes[path])
+    return where
+
+
+_SKETCH = pa.schema([*((name, pa.binary()) for name in images.Sketch._fields), ("width", pa.int32())])
+
+
+def _sketch(shard, place):
+    """Writes the sketches of the images of a shard to `place`, in the order of its rows."""
+    with threadpool_limits(1):
+        found = [images.sketch(shard.archive.read(row.image)) for row in shard.rows]
+    columns = {name: [getattr(sketch, name).tobytes() for sketch in found] for name in images.Sketch._fields}
+    columns["width"] = [sketch.content.shape[1] for sketch in found]
+    _write(pa.table(columns, schema=_SKETCH), place)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sketches(place):
+    return _read(place)
+
+
+def _sketch_at(place, number):
+    """A sketch out of a file, not copied."""
+    table = _sketches(place)
+    points, features, content, mask, to_image = (table[name][number].as_buffer() for name in images.Sketch._fields)
+    width = table["width"][number].as_py()
+    return images.Sketch(
+        np.frombuffer(points, np.float32).reshape(-1, 2),
+        np.frombuffer(features, np.uint8).reshape(-1, 128),
+        np.frombuffer(content, np.uint8).reshape(-1, width),
+        np.frombuffer(mask, np.uint8).reshape(-1, width),
+        np.frombuffer(to_image, np.float64).reshape(2, 3),
+    )
+
+
+def _compare_new(todo, ids, where, folder, workers):
+    """Compares pairs, and writes a file of evidence for every AT_ONCE of them."""
+    jobs, sizes = {}, {}
+    for start in range(0, todo.num_rows, AT_ONCE):
+        some = todo.slice(start, AT_ONCE)
+        places = [[where[ids[number]] for number in some[name].to_pylist()] for name in ("i", "j")]
+        keys = [some[name].to_pylist() for name in ("one", "other")]
+        name = os.path.join(folder, f"{_digest(LOOKS, keys)}.arrow")
+        jobs[name], sizes[name] = (list(zip(*keys)), list(zip(*places)), name), len(keys[0])
+    with Progress(todo.num_rows, "comparing", unit=" pairs") as bar:
+        for name, _ in _in_parallel(_compare, jobs, workers):
+            bar.update(sizes[name])
+
+
+def _compare(keys, places, to):
+    """Compares pairs of sketches, ((file, row), (file, row)), and writes the evidence to a file."""
+    found = []
+    with threadpool_limits(1):
+        for (one, other), (here, there) in zip(keys, places):
+            match = pairs.compare(_sketch_at(*here), _sketch_at(*there))
+            values = {"one": one, "other": other}
+            if match:
+                values |= {name: getattr(match, name) for name in ("matches", "inliers", "chance", "correlation")}
+                values |= {f"t{i}": value for i, value in enumerate(match.transform.ravel().tolist())}
+            found.append(values)
+    _write(pa.Table.from_pylist(found, _EVIDENCE), to)
+
+
+def _with_masks(found, looked):
+    """The pairs, with the IoU of the masks of two copies of one frame that have masks."""
+    shards = [planned.shard for planned in looked.values() if planned.shard.part == "segmented"]
+    rows = {row.image_id: (shard, row) for shard in shards for row in shard.rows}
+
+    def agreement(pair):
+        if pair.kind != pairs.SAME_FRAME or not {pair.one, pair.other} <= set(rows):
+            return pair
+        one, other = (_example(*rows[image_id]) for image_id in pair[:2])
+        return pair._replace(mask_iou=pairs.mask_agreement(one, other, pair.match.transform))
+
+    return [agreement(pair) for pair in found]
+
+
+def _example(shard: Shard, row):
+    """(the bytes of the image, mask as bool) of a segmented image."""
+    example = read_examples(shard, [row], Problems()).to_pylist()[0]
+    mask = cv2.imdecode(np.frombuffer(example["mask"]["bytes"], np.uint8), cv2.IMREAD_GRAYSCALE)
+    return example["image"]["bytes"], mask > 0
+
+
+# ------------------------------------------------------------------------------------------------------- columns
+
+
+def _columns(table, rows, found, before):
+    """({column: values} in the order of the table, what to tell)."""
+    ids = table["image_id"].to_pylist()
+    same_frame = leaks.groups(pair[:2] for pair in found if pair.kind == pairs.SAME_FRAME)
+    scene = leaks.groups(pair[:2] for pair in found)
+    columns = {name: table[name] for name in ("image_id", *images.Facts._fields)}
+    columns["parts"] = [list(rows[image_id].parts) for image_id in ids]
+    for name in ("label", "category", "tract", "fold_2", "fold_5"):
+        columns[name] = [rows[image_id].known.get(name) for image_id in ids]
+    columns["same_frame_group"] = [same_frame.get(image_id) for image_id in ids]
+    columns["scene_group"] = [scene.get(image_id) for image_id in ids]
+    columns["pairs"] = _pairs_of(ids, found)
+    notes = _group_notes(found, same_frame, scene)
+    for number in (2, 5):
+        name = f"fold_{number}_grouped"
+        grouped, said = _grouped_folds(ids, rows, scene, number, before.get(name, {}))
+        columns[name] = [grouped.get(image_id) for image_id in ids]
+        notes += said
+    kvasir, said = _kvasir_seg(ids, rows, scene)
+    return columns | kvasir, notes + said
+
+
+def _pairs_of(ids, found):
+    """The pairs of each image with those of greater ids."""
+    of: dict[str, list] = {image_id: [] for image_id in ids}
+    for pair in found:
+        chance = np.log10(max(pair.match.chance, 1e-99))
+        of[pair.one].append(
+            {
+                "image_id": pair.other,
+                "kind": KINDS.index(pair.kind),
+                "matches": pair.match.matches,
+                "inliers": pair.match.inliers,
+                "log10_chance": round(float(chance), 2),
+                "correlation": round(pair.match.correlation, 4),
+                "scale": round(pairs.scale_of(pair.match.transform), 4),
+                "transform": np.round(pair.match.transform, 4).ravel().tolist(),
+                "mask_iou": pair.mask_iou,
+            }
+        )
+    names = [field.name for field in features_of(METADATA).arrow_schema.field("pairs").type]
+    return [{name: [pair[name] for pair in some] for name in names} for some in of.values()]
+
+
+def _grouped_folds(ids, rows, scene, number, before):
+    """({image id: fold}, what to tell) of the labeled images that have an official fold."""
+    official = {image_id: rows[image_id].known.get(f"fold_{number}") for image_id in ids}
+    labels = {image_id: rows[image_id].known.get("label") for image_id in ids}
+    some = [
+        folds.Row(image_id, labels[image_id], fold, scene.get(image_id))
+        for image_id, fold in official.items()
+        if fold is not None
+    ]
+    if not some:
+        return {}, []
+    grouped = folds.group_folds(some, number, before)
+    share = f"{len(grouped.moved):,} of {len(some):,} images are not in their official fold"
+    notes = [f"fold_{number}_grouped: {share}"]
+    if grouped.changed:
+        notes.append(f"fold_{number}_grouped: a new image joins, in another fold than before: {_few(grouped.changed)}")
+    return grouped.folds, notes
+
+
+def _group_notes(found, same_frame, scene):
+    counts = {kind: sum(pair.kind == kind for pair in found) for kind in KINDS}
+    sizes: dict[str, int] = {}
+    for first in scene.values():
+        sizes[first] = sizes.get(first, 0) + 1
+    notes = [
+        f"same frame: {counts[pairs.SAME_FRAME]:,} pairs, {len(set(same_frame.values())):,} groups of "
+        f"{len(same_frame):,} images",
+        f"same scene: {counts[pairs.SAME_SCENE]:,} pairs more, {len(sizes):,} groups of {len(scene):,} images in all",
+    ]
+    large = {first: size for first, size in sizes.items() if size >= LARGE_GROUP}
+    notes += [
+        f"a chain of pairs joins {size:,} images into one scene: look at those of group {first}"
+        for first, size in sorted(large.items(), key=lambda item: -item[1])[:10]
+    ]
+    return notes
+
+
+def _kvasir_seg(ids, rows, scene):
+    """The columns of Kvasir-SEG's ids and split, of segmented images, and what to tell."""
+    with open(KVASIR_SEG, encoding="utf-8", newline="") as file:
+        known = {row["image_id"]: row for row in csv.DictReader(file)}
+    known = {image_id: known[image_id] for image_id in ids if image_id in known and "segmented" in rows[image_id].parts}
+    sides = {image_id: row["kvasir_seg_set"] for image_id, row in known.items()}
+    clean = folds.without_leaks(scene, sides)
+    columns = {name: [known.get(i, {}).get(name) for i in ids] for name in ("kvasir_seg_id", "kvasir_seg_set")}
+    columns["kvasir_seg_clean"] = [clean.get(image_id) for image_id in ids]
+    notes = [f"Kvasir-SEG: {len(sides) - len(clean):,} images to leave out for a clean split"] if sides else []
+    return columns, notes
+
+
+def _grouped_folds_of(path) -> dict[str, dict[str, int]]:
+    """{column: {image id: fold}} of the grouped folds of a file of the version before."""
+    names = ["fold_2_grouped", "fold_5_grouped"]
+    table = pq.read_table(path, columns=["image_id", *names]).to_pydict()
+    return {n: {i: fold for i, fold in zip(table["image_id"], table[n]) if fold is not None} for n in names}
+
+
+def _few(ids):
+    return ", ".join(ids[:5]) + (f" and {len(ids) - 5:,} more" if len(ids) > 5 else "")
