@@ -242,7 +242,7 @@ def shown_pairs(pairs: Sequence[dict]) -> list[dict]:
 def leaking_pairs(shown: list[dict], example: Example) -> Drawing:
     """Pairs of one frame, and of one scene, side by side; two pairs a row."""
     rows = -(-len(shown) // 2)
-    canvas = _canvas(1.75 * rows)
+    canvas = _canvas(2.5 * rows)
     grid = canvas.subplots(rows, 4, squeeze=False)
     for axis in grid.flat:
         axis.set_axis_off()
@@ -251,7 +251,7 @@ def leaking_pairs(shown: list[dict], example: Example) -> Drawing:
             photo = _picture(example("segmented", pair[end]["image_id"]), "image").convert("RGB")
             axis.imshow(_square(photo, PHOTO_SIDE))
             axis.set_title(pair[end]["kvasir_seg_set"] or "", fontsize=10, fontweight="normal", loc="center")
-        axes[0].text(0, 1.32, pair["kind"].replace("_", " "), transform=axes[0].transAxes, fontweight="bold")
+        axes[0].text(0, 1.2, pair["kind"].replace("_", " "), transform=axes[0].transAxes, fontweight="bold")
     count = " and ".join(
         f"{number} of the {kind.replace('_', ' ')}"
         for kind in KINDS

@@ -1,6 +1,6 @@
 """The review page of a built folder: one HTML file that holds everything it shows.
 
-Top to bottom: the page, problems and counts, samples, segmented rows, outlines, figures.
+Top to bottom: the page, problems and counts, samples, pairs, segmented rows, outlines, figures.
 """
 
 import base64
@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from markupsafe import Markup
 from PIL import Image
 
-from hyper_kvasir import TAXONOMY, Expected
-from scripts.pipeline.configs import VIEWS, features_of
+from hyper_kvasir import PARTS, TAXONOMY, Expected
+from scripts.pipeline import leaks
+from scripts.pipeline.card import SPLITS, folder_pairs
+from scripts.pipeline.configs import KINDS, VIEWS, features_of
 from scripts.pipeline.console import Progress
 from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import part_of_path, read_manifest
@@ -36,6 +38,7 @@ SIDE, LARGE_SIDE = 400, 800  # pixels of the longer side
 ENCODING = {"format": "WEBP", "quality": 45, "method": 4}
 
 UNLABELED_SAMPLES = 6
+MOST_PAIRS = 200  # that are shown; all are in leakage.csv
 GENERATOR = "scripts.review of hyper-kvasir"  # by which a page of ours is known, and may be replaced
 HERE = Path(__file__).parent
 
@@ -84,6 +87,7 @@ def page_text(folder: str, result: Verified, workers: int) -> tuple[str, str]:
         counts=count_tables(result),
         samples=finding_samples(folder, manifest, result),
         unlabeled=unlabeled_samples(folder, manifest),
+        pairs=None if "metadata" not in manifest["configs"] else pair_views(folder, manifest),
         figures=figures(folder),
         segmented=any(VIEWS[config].part == "segmented" for config in result.configs),
         summary=agreement(rows),
@@ -249,6 +253,58 @@ def thumbnail(data: bytes, side: int = SIDE) -> str:
     buffer = io.BytesIO()
     small.save(buffer, **ENCODING)
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+# ------------------------------------------------------------------------------------------------------------- pairs
+
+
+def pair_views(folder: str, manifest: dict) -> dict:
+    """The pairs of images to look at, those that leak first: {"all": number, "shown": [pair]}.
+
+    A pair is {"kind", "leaks": splits in words, "facts": evidence in words, "matrix": the transform as SVG writes it,
+    "one" and "other": {"id", "width", "height", "about", "picture"}}.
+    """
+    try:
+        found = folder_pairs(folder, manifest)
+    except (OSError, ValueError, KeyError):  # among the problems already
+        found = []
+
+    def order(pair):
+        return pair["kind"] != KINDS[0], -sum(leaks.is_across(pair, split) for split in leaks.OFFICIAL)
+
+    some = sorted(found, key=order)[:MOST_PAIRS]
+    rows = {row["image_id"]: row for pair in some for row in (pair["one"], pair["other"])}
+    places = {}
+    for part in PARTS:
+        for path, table in _tables(folder, manifest, part, ["image_id"]):
+            ids = enumerate(table["image_id"].to_pylist())
+            places |= {image_id: (path, i) for i, image_id in ids if image_id in rows}
+    pictures = _pictures(folder, places.values())
+    ends = {image_id: _end(row, pictures.get(places.get(image_id))) for image_id, row in rows.items()}
+    return {"all": len(found), "shown": [_pair_view(pair, ends) for pair in some]}
+
+
+def _end(row, picture):
+    facts = [leaks.place_of(row)] if row["label"] is None else [leaks.place_of(row), TAXONOMY[row["label"]].name]
+    facts += [f"{SPLITS[split]}: {row[split]}" for split in leaks.OFFICIAL if row[split] is not None]
+    return {"id": row["image_id"], "about": "; ".join(facts), "picture": picture} | {
+        side: row[side] for side in ("width", "height")
+    }
+
+
+def _pair_view(pair, ends):
+    a, b, x, c, d, y = pair["transform"]
+    facts = [f"{pair['inliers']:,} of {pair['matches']:,} features follow", f"correlation {pair['correlation']:.2f}"]
+    facts += [f"scale {pair['scale']:.2f}"]
+    facts += [f"masks agree at an IoU of {pair['mask_iou']:.2f}"] if pair["mask_iou"] is not None else []
+    return {
+        "kind": pair["kind"].replace("_", " "),
+        "leaks": [SPLITS[split] for split in leaks.OFFICIAL if leaks.is_across(pair, split)],
+        "facts": "; ".join(facts),
+        "matrix": " ".join(f"{value:g}" for value in (a, c, b, d, x, y)),
+        "one": ends[pair["one"]["image_id"]],
+        "other": ends[pair["other"]["image_id"]],
+    }
 
 
 # ---------------------------------------------------------------------------------------------------- segmented rows
@@ -436,16 +492,16 @@ def figures(folder: str) -> list[dict]:
     text = card.read_text("utf-8", "replace") if card.is_file() else ""
     shown = re.findall(r"!\[([^\]]*)\]\(assets/([^)\s]+)\)(?:\n\n\*([^*]+)\*\n)?", text)
     words = {name: (alt, caption) for alt, name, caption in shown}
-    files = {path.name: path for path in sorted(Path(folder, "assets").glob("*")) if path.suffix in KINDS}
+    files = {path.name: path for path in sorted(Path(folder, "assets").glob("*")) if path.suffix in PICTURES}
     order = [name for name in words if name in files] + [name for name in files if name not in words]
     pictures = []
     for name in order:
         alt, caption = words.get(name, (name, ""))
         data = base64.b64encode(files[name].read_bytes()).decode()
-        address = f"data:image/{KINDS[files[name].suffix]};base64,{data}"
+        address = f"data:image/{PICTURES[files[name].suffix]};base64,{data}"
         title = files[name].stem.replace("_", " ").replace("-", " ")
         pictures.append({"name": title, "alt": alt, "caption": caption, "address": address})
     return pictures
 
 
-KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
+PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}

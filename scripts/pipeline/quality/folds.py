@@ -78,7 +78,7 @@ class _Balance:
             self.beyond[row.label, fold] += times
 
     def cost(self, unit, fold, slack=0):
-        """By how much a unit more in a fold changes the sum of all differences from the official numbers."""
+        """By how much a unit more in a fold changes the sum of the squared differences from the official numbers."""
         return sum(
             self._off(label, fold, images, slack) - self._off(label, fold, 0, slack)
             for label, images in Counter(row.label for row in unit).items()
@@ -87,7 +87,7 @@ class _Balance:
     def _off(self, label, fold, images, slack):
         # In a small class every image counts.
         allowed = slack and min(self.slack, self.official[label, fold] // 10)
-        return max(abs(self.beyond[label, fold] + images) - allowed, 0)
+        return max(abs(self.beyond[label, fold] + images) - allowed, 0) ** 2
 
     def best(self, unit, folds):
         return min(folds, key=lambda fold: (self.cost(unit, fold), fold))

@@ -25,9 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
-from hyper_kvasir import PARTS, Problems, Shard, SourceError, known_columns, read_examples
+from hyper_kvasir import PARTS, TAXONOMY, Problems, Shard, SourceError, known_columns, read_examples
 from scripts.pipeline import leaks
-from scripts.pipeline.configs import KINDS, METADATA, features_of
+from scripts.pipeline.configs import KINDS, METADATA, VIEWS, features_of
 from scripts.pipeline.console import Progress
 from scripts.pipeline.output import BuildError
 from scripts.pipeline.parquet import features_metadata, write_file_of, writer_options
@@ -67,11 +67,10 @@ def make_metadata(
     Keeps what it found in `out`. `before` is a file of the version before, whose grouped folds stay as they are.
     """
     own = os.path.join(out, FOLDER)
-    rows = _distinct(looked)
-    looks, problems = _look_at_all(looked, rows, own, workers)
-    # Sorted by id, as every file is.
-    table = pa.concat_tables(looks).sort_by("image_id")
-    found = _find_pairs(table, looked, own, workers)
+    rows = distinct(looked)
+    looks, problems = look_at_all(looked, rows, own, workers)
+    table = joined(looks)
+    found = find_pairs(table, looked, own, workers)
     before = _grouped_folds_of(before) if before else {}
     columns, notes = _columns(table, rows, found, before)
     data = pa.table(columns, schema=features_of(METADATA).arrow_schema)
@@ -92,7 +91,7 @@ class _Row(NamedTuple):
     known: dict  # `known_columns` of the first of its parts
 
 
-def _distinct(looked):
+def distinct(looked):
     """{image id: _Row} of all parts."""
     rows: dict[str, _Row] = {}
     for part in PARTS:
@@ -117,7 +116,7 @@ def _first_rows(looked, rows):
             yield path, shard._replace(rows=own), planned.key
 
 
-def _look_at_all(looked, rows, own, workers):
+def look_at_all(looked, rows, own, workers):
     """([a table of looks for each shard], problems)."""
     places, todo = {}, {}
     for path, shard, key in _first_rows(looked, rows):
@@ -132,6 +131,16 @@ def _look_at_all(looked, rows, own, workers):
     tables = [_read(place) for place in places.values()]
     problems = [text for table in tables for text in json.loads(table.schema.metadata[b"problems"])]
     return [table.replace_schema_metadata() for table in tables], problems
+
+
+def joined(looks: list[pa.Table]) -> pa.Table:
+    """The looks of all images, sorted by id, as the rows of every file are."""
+    return pa.concat_tables(looks).sort_by("image_id").combine_chunks()
+
+
+def descriptors_of(table: pa.Table) -> np.ndarray:
+    """The descriptors of looks, uint8, images x DESCRIPTOR."""
+    return np.frombuffer(b"".join(table["descriptor"].to_pylist()), np.uint8).reshape(-1, images.DESCRIPTOR)
 
 
 def _look_at(shard, place):
@@ -196,7 +205,7 @@ def _remove_others(folder, places):
 # ----------------------------------------------------------------------------------------------------- comparing
 
 
-class _Pair(NamedTuple):
+class Pair(NamedTuple):
     """A pair of images that show one frame or scene."""
 
     one: str
@@ -215,10 +224,9 @@ _EVIDENCE = pa.schema(
 )
 
 
-def _find_pairs(table, looked, own, workers) -> list[_Pair]:
+def find_pairs(table, looked, own, workers) -> list[Pair]:
     """All pairs among the images of a table of looks, sorted."""
-    descriptors = np.frombuffer(b"".join(table["descriptor"].to_pylist()), np.uint8).reshape(-1, images.DESCRIPTOR)
-    near = pairs.candidates(descriptors)
+    near = pairs.candidates(descriptors_of(table))
     prefixes = np.array([int(sha256[:16], 16) for sha256 in table["sha256"].to_pylist()], np.uint64)
     evidence = _compare_all(near, prefixes, table["image_id"].to_pylist(), looked, own, workers)
     ids = table["image_id"].to_pylist()
@@ -228,7 +236,7 @@ def _find_pairs(table, looked, own, workers) -> list[_Pair]:
         match = pairs.Match(row["matches"], row["inliers"], row["chance"], row["correlation"], transform)
         kind = match.kind(len(near))
         if kind:
-            found.append(_Pair(ids[row["i"]], ids[row["j"]], kind, match))
+            found.append(Pair(ids[row["i"]], ids[row["j"]], kind, match))
     found += _identical(table, found)
     return _with_masks(sorted(found, key=lambda pair: pair[:2]), looked)
 
@@ -240,7 +248,7 @@ def _identical(table, found):
     for image_id, sha256 in zip(table["image_id"].to_pylist(), table["sha256"].to_pylist()):
         first = by_sha256.setdefault(sha256, image_id)
         if first != image_id and (first, image_id) not in known:
-            yield _Pair(first, image_id, pairs.SAME_FRAME, same)
+            yield Pair(first, image_id, pairs.SAME_FRAME, same)
 
 
 def _compare_all(near, prefixes, ids, looked, own, workers):
@@ -271,7 +279,7 @@ def _known(folder):
 def _sketch_all(numbers, ids, looked, own, workers):
     """{image id: (file, row)} of the sketches of the images of these numbers, which are made where they are missing."""
     wanted, places, todo, where = {ids[number] for number in numbers}, {}, {}, {}
-    rows = _distinct(looked)
+    rows = distinct(looked)
     for path, shard, key in _first_rows(looked, rows):
         some = tuple(row for row in shard.rows if row.image_id in wanted)
         if some:
@@ -378,8 +386,11 @@ def _columns(table, rows, found, before):
     scene = leaks.groups(pair[:2] for pair in found)
     columns = {name: table[name] for name in ("image_id", *images.Facts._fields)}
     columns["parts"] = [list(rows[image_id].parts) for image_id in ids]
-    for name in ("label", "category", "tract", "fold_2", "fold_5"):
+    for name in ("label", "fold_2", "fold_5"):
         columns[name] = [rows[image_id].known.get(name) for image_id in ids]
+    for name in ("category", "tract"):
+        of = [None if label is None else getattr(TAXONOMY[label], name) for label in columns["label"]]
+        columns[name] = [None if value is None else VIEWS[name].values.index(value) for value in of]
     columns["same_frame_group"] = [same_frame.get(image_id) for image_id in ids]
     columns["scene_group"] = [scene.get(image_id) for image_id in ids]
     columns["pairs"] = _pairs_of(ids, found)
