@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -157,7 +157,8 @@ def _look_at(shard, place):
     wanted = features_of(METADATA).arrow_schema
     fields = [wanted.field(name) for name in ("image_id", *images.Facts._fields)]
     schema = pa.schema([*fields, pa.field("descriptor", pa.binary(images.DESCRIPTOR))])
-    _write(pa.Table.from_pylist(found, schema), place, problems=json.dumps(problems))
+    schema = schema.with_metadata({"problems": json.dumps(problems)})
+    _write([pa.Table.from_pylist(found, schema)], schema, place)
 
 
 def _digest(*inputs):
@@ -173,19 +174,20 @@ def _in_parallel(function, todo, workers) -> Iterator[tuple[str, object]]:
         try:
             for job in as_completed(jobs):
                 yield jobs[job], job.result()
-        except BrokenProcessPool as error:
-            raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error
-        finally:
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error
+            raise
 
 
-def _write(table, place, **metadata):
-    """Writes a table that can be read without being copied; a kill leaves no half of it."""
+def _write(tables: Iterable[pa.Table], schema, place):
+    """Writes tables to a file that can be read without being copied; a kill leaves no half of it."""
     os.makedirs(os.path.dirname(place), exist_ok=True)
     beside = f"{place}.{os.getpid()}"
-    table = table.replace_schema_metadata(metadata)
-    with pa.OSFile(beside, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+    with pa.OSFile(beside, "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
     os.replace(beside, place)
 
 
@@ -264,7 +266,7 @@ def _compare_all(near, prefixes, ids, looked, own, workers):
     result = wanted.join(known, ["one", "other"]).sort_by([("i", "ascending"), ("j", "ascending")])
     if todo.num_rows or known.num_rows > result.num_rows:  # all in one file, without what is not asked for any more
         place = os.path.join(folder, f"{_digest(LOOKS, result.num_rows)}.arrow")
-        _write(result.select(_EVIDENCE.names), place)
+        _write([result.select(_EVIDENCE.names)], _EVIDENCE, place)
         _remove_others(folder, [place])
     shutil.rmtree(os.path.join(own, "sketches"), ignore_errors=True)
     return result
@@ -301,23 +303,27 @@ _SKETCH = pa.schema([*((name, pa.binary()) for name in images.Sketch._fields), (
 
 def _sketch(shard, place):
     """Writes the sketches of the images of a shard to `place`, in the order of its rows."""
+
+    def some(row):
+        sketch = images.sketch(shard.archive.read(row.image))
+        values = [value.tobytes() for value in sketch]
+        return pa.table([[value] for value in (*values, sketch.content.shape[1])], schema=_SKETCH)
+
     with threadpool_limits(1):
-        found = [images.sketch(shard.archive.read(row.image)) for row in shard.rows]
-    columns = {name: [getattr(sketch, name).tobytes() for sketch in found] for name in images.Sketch._fields}
-    columns["width"] = [sketch.content.shape[1] for sketch in found]
-    _write(pa.table(columns, schema=_SKETCH), place)
+        _write(map(some, shard.rows), _SKETCH, place)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=256)  # open files
 def _sketches(place):
-    return _read(place)
+    return pa.ipc.open_file(pa.OSFile(place))
 
 
+@functools.lru_cache(maxsize=64)  # pairs are sorted by their first image
 def _sketch_at(place, number):
-    """A sketch out of a file, not copied."""
-    table = _sketches(place)
-    points, features, content, mask, to_image = (table[name][number].as_buffer() for name in images.Sketch._fields)
-    width = table["width"][number].as_py()
+    """A sketch out of a file."""
+    batch = _sketches(place).get_batch(number)
+    points, features, content, mask, to_image = (batch[name][0].as_buffer() for name in images.Sketch._fields)
+    width = batch["width"][0].as_py()
     return images.Sketch(
         np.frombuffer(points, np.float32).reshape(-1, 2),
         np.frombuffer(features, np.uint8).reshape(-1, 128),
@@ -352,7 +358,7 @@ def _compare(keys, places, to):
                 values |= {name: getattr(match, name) for name in ("matches", "inliers", "chance", "correlation")}
                 values |= {f"t{i}": value for i, value in enumerate(match.transform.ravel().tolist())}
             found.append(values)
-    _write(pa.Table.from_pylist(found, _EVIDENCE), to)
+    _write([pa.Table.from_pylist(found, _EVIDENCE)], _EVIDENCE, to)
 
 
 def _with_masks(found, looked):
