@@ -19,7 +19,10 @@ LAYERS = {
     "scripts": [".", "scripts"],
     "tests": [".", "scripts", "scripts/loopback_hub", "tests"],
 }
-MODULES = {"pillow": "PIL", "pyyaml": "yaml", "pytest-xdist": "xdist"}
+MODULES = {
+    **{"pillow": "PIL", "pyyaml": "yaml", "pytest-xdist": "xdist"},
+    **{"opencv-contrib-python-headless": "cv2", "faiss-cpu": "faiss"},
+}
 
 
 def tree_of(path):

@@ -53,7 +53,7 @@ def features_of(config: str) -> datasets.Features:
                 }
             ),
             "sha256": text,
-            "pdq": text,
+            "phash": text,
             "bytes": number,
             "width": number,
             "height": number,

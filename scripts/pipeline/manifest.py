@@ -31,7 +31,7 @@ FILE = "manifest.json"
 BUILDER = "hyper-kvasir"
 VERSION = r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}"
 PACKAGES = ("datasets", "numpy", "pillow", "pyarrow")  # whose versions matter to what is in the files
-QUALITY = ("faiss-cpu", "opencv-python-headless", "pdqhash", "simplejpeg")  # and to metadata
+QUALITY = ("faiss-cpu", "opencv-contrib-python-headless", "simplejpeg")  # and to metadata
 MOST_BYTES = 32 << 20  # of a manifest; that of the whole dataset has some 200 kB
 
 # Anybody may have edited a manifest, and files that it names may be replaced or removed.

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hyper_kvasir import Expected, Problems, Shard, known_columns, listed, read_examples
-from scripts.pipeline import stats
+from scripts.pipeline import leaks, stats
 from scripts.pipeline.build import build_shards, built_shards, check_sources
 from scripts.pipeline.card import folder_examples, folder_pairs, make_card
 from scripts.pipeline.card_check import check_card, lint_card
-from scripts.pipeline.configs import VIEWS
+from scripts.pipeline.configs import METADATA, VIEWS
 from scripts.pipeline.hub import PublishError, Repository, batches, patiently
 from scripts.pipeline.manifest import FILE, built_manifest, make_manifest, manifest_text, part_of_path
 from scripts.pipeline.output import STAGING
@@ -187,13 +187,19 @@ class SourceMaker:
                 "counting what is published", lambda: stats.collect(self.staging, manifest, known, opened)
             )
             example = _example_finder(self.plan, summaries, opened)
-            return _with_card(manifest, self.edition, summaries, example)
+            return _with_card(manifest, self.edition, summaries, example, self._pairs(manifest, opened))
 
         try:
             made, texts = with_card(_published_stats(self.repository, published) | self.summaries)
         except (KeyError, TypeError, AttributeError, IndexError):  # of summaries that somebody else wrote
             made, texts = with_card(self.summaries)
         return Release(version=draft.version, folder=draft.folder, manifest=made, rows=draft.rows, texts=texts)
+
+    def _pairs(self, manifest, opened):
+        """The pairs in the `metadata` that stays."""
+        paths = [path for path in manifest["files"] if part_of_path(path) == METADATA]
+        rows = patiently("reading metadata", lambda: [row for path in paths for row in leaks.read_rows(opened(path))])
+        return leaks.all_pairs(rows)
 
     def _manifest(self, published):
         """The manifest with its version, all rows checked; its files are published, built, or to be built."""
