@@ -32,33 +32,11 @@ from scripts.pipeline.card import make_card
 from scripts.pipeline.console import command_parser, number, say, table
 from scripts.pipeline.hub import Repository, State
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, read_manifest
-from scripts.pipeline.output import BuildError, check_output
+from scripts.pipeline.measure import Run, claim, run
 from scripts.pipeline.parquet import find_row, write_shard, write_table
 from scripts.pipeline.plan import SCHEMA, make_plan, plan_shard
 
 REPO = "ns/hyper-kvasir"
-
-
-class Run(NamedTuple):
-    seconds: float
-    parquet_seconds: float | None  # until the Parquet files were in place, of a build
-    cpu_seconds: float
-    peak_bytes: int  # of the largest process
-
-
-def run(command: list[str]) -> Run:
-    """Runs a command to its end and measures it with its children. Raises RuntimeError if it fails."""
-    started, parquet_at, said = time.monotonic(), None, []
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        said.append(line)
-        if line.startswith("Parquet files:"):
-            parquet_at = time.monotonic() - started
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{' '.join(command)} failed: {''.join(said)[-2000:]}")
-    cpu = usage.ru_utime + usage.ru_stime
-    return Run(time.monotonic() - started, parquet_at, cpu, usage.ru_maxrss * 1024)
 
 
 def photographs(work: str, gigabytes: float) -> str:
@@ -301,19 +279,6 @@ def hub_bytes(folder, files, texts, gone):
 
 def percent(part, whole):
     return f"{100 * part / whole:.3f}%"
-
-
-def claim(parser, work):
-    """Makes the folder to work in; refuses one that is not empty and not of an earlier run, since it is emptied."""
-    marker = os.path.join(work, ".hyper-kvasir-bench")
-    try:
-        check_output(work)
-    except BuildError as error:
-        parser.error(f"--work: {error}")
-    if os.path.isdir(work) and os.listdir(work) and not os.path.exists(marker):
-        parser.error(f"--work {work}: not empty, and not of an earlier run; give a new folder")
-    os.makedirs(work, exist_ok=True)
-    open(marker, "w").close()
 
 
 def main(arguments=None) -> int:

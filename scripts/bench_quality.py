@@ -27,8 +27,8 @@ import numpy as np
 import simplejpeg
 
 from hyper_kvasir import Expected, SourceError, listed
-from scripts.bench import claim, run
 from scripts.pipeline.console import Progress, command_parser, number, say, table
+from scripts.pipeline.measure import claim, run
 from scripts.pipeline.plan import make_plan
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.quality import folds, images, pairs
@@ -238,20 +238,23 @@ def picture(rng: np.random.Generator) -> np.ndarray:
     return frame
 
 
-def make_pictures(first: int, number_: int, planted: int) -> list[tuple[str, bytes, int | None]]:
-    """[(image id, JPEG, number of the image that it is a copy of)] of so many images from the number `first` on."""
+def make_pictures(first: int, count: int, every: int) -> list[tuple[str, bytes, int | None]]:
+    """[(image id, JPEG, number of the image that it is a copy of)] of so many images from the number `first` on.
+
+    One of `every`, not a multiple of 7, is a copy of the image 7 numbers before it.
+    """
     names = [name for name in CHANGES if name not in ("mirror", "scale 2", "crop 10% at each side")]
     made = []
-    for i in range(first, first + number_):
-        source = i - planted if i % 20 == 0 and i >= planted else i  # one of twenty is a copy
+    for i in range(first, first + count):
+        source = i - 7 if i % every == 0 and i >= 7 else i
         pixels = picture(np.random.default_rng([SEED, source]))
-        data = jpeg(pixels) if source == i else CHANGES[names[i // 20 % len(names)]](pixels)
+        data = jpeg(pixels) if source == i else CHANGES[names[i // every % len(names)]](pixels)
         image_id = str(uuid.UUID(bytes=hashlib.md5(f"{SEED} {i}".encode()).digest()))
         made.append((image_id, data, source if source != i else None))
     return made
 
 
-def make_source(folder: str, count: int, workers: int) -> dict[str, str]:
+def make_source(folder: str, count: int, workers: int, every: int = 20) -> dict[str, str]:
     """Writes an archive of generated unlabeled images; returns {id of a copy: id of the image it is a copy of}."""
     os.makedirs(folder, exist_ok=True)
     ids, copies, step = {}, {}, 500
@@ -263,7 +266,7 @@ def make_source(folder: str, count: int, workers: int) -> dict[str, str]:
         zipfile.ZipFile(place, "w") as archive,
         Progress(count, "making", " images") as bar,
     ):
-        for start, some in zip(starts, pool.map(make_pictures, starts, sizes, [7] * len(sizes))):
+        for start, some in zip(starts, pool.map(make_pictures, starts, sizes, [every] * len(sizes))):
             for i, (image_id, data, source) in enumerate(some, start):
                 ids[i] = image_id
                 archive.writestr(f"unlabeled-images/images/{image_id}.jpg", data)

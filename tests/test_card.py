@@ -428,7 +428,7 @@ SHARES = "| | number | smallest share of the image | median | largest |"
 
 def test_no_number_of_the_dataset_is_typed():
     """The texts compute; only constants of the process and names that hold digits are typed."""
-    names = r"\d-fold|\d_fold_split|sha256|8-connected|CC BY 4\.0|2\.21|float32|\bv2\b"
+    names = r"\d-fold|fold_5_grouped|\d_fold_split|sha256|8-connected|CC BY 4\.0|2\.21|float32|\bv2\b"
     process = r"gray value of 128( into 0 and 255)?|0 background|255 polyp|1 to n|from 0|> 0|x 4:|\)\[0\]"
     arguments = r"\(\d+, \d+\)|(seed|buffer_size|batch_size|num_workers)=\d+"
     words = r"(?i)\b(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty|hundred|thousand)\b"

@@ -14,6 +14,7 @@ from datasets import load_dataset
 from hyper_kvasir import FINDINGS, OFFICIAL, Problems, find_archive, read_folds, read_part
 from scripts.pipeline import stats
 from scripts.pipeline.verify import part_digest, row_line
+from scripts.quality import main as quality
 from tests.conftest import OBJECT_FACTS, ROOT
 from tests.publisher import REPO
 
@@ -120,3 +121,27 @@ row = next(iter(stream))
 same = pinned[0]["image_id"] == row["image_id"]
 print(json.dumps([pinned.num_rows, same, row["image"].size == row["mask"].size]))""")
     assert found == [1000, True, True]
+
+
+def test_the_pairs_that_are_known_of_the_true_images(real, tmp_path):
+    """tests/real_pairs.csv was made by eye. Every pair that is found is in it, and all of the same frame are found."""
+    assert quality(["--source", str(real), "--out", str(tmp_path / "out"), "--config", "segmented"]) == 0
+    with open(ROOT / "tests/real_pairs.csv", newline="") as file:
+        known = {(row["image_id"], row["other_image_id"]): row["kind"] for row in csv.DictReader(file)}
+    with open(tmp_path / "out/leakage.csv", newline="") as file:
+        found = {(row["image_id"], row["other_image_id"]): row for row in csv.DictReader(file)}
+    assert set(found) <= set(known)
+    frames = {pair for pair, kind in known.items() if kind == "same_frame"}
+    assert len(frames) == 18 and {pair for pair, row in found.items() if row["kind"] == "same_frame"} == frames
+    assert len(found) - len(frames) >= 0.6 * (len(known) - len(frames))
+    text = (tmp_path / "out/README.md").read_text()
+    for line in (
+        "| official, 2 folds | `fold_2` | 18 | 6 |",
+        "| official, 5 folds | `fold_5` | 18 | 11 |",
+        "| Kvasir-SEG | `kvasir_seg_set` | 18 | 13 |",
+    ):
+        assert line in text
+    leaking = {row[f"{end}image_id"] for row in found.values() if "kvasir_seg_set" in row["leaks_in"]
+               for end in ("", "other_") if row[f"{end}kvasir_seg_set"] == "validation"
+               and row["kind"] == "same_frame"}  # fmt: skip
+    assert len(leaking) == 13  # of the 120 validation images of Kvasir-SEG

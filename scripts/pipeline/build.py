@@ -87,7 +87,7 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected,
     check_sources(plan, sources, expected, plan.problems)
     waived = plan.problems.settle(checks)
     if plan.looked:
-        ours, theirs = _metadata(plan, out, old["files"], workers, checks, folds_from)
+        ours, theirs = _metadata(plan, out, old["files"], workers, folds_from)
         kept, made = kept | ours, made | theirs
         waived += plan.problems.settle(checks)[len(waived) :]
     sources = {part: {**source, "complete": not waived} for part, source in sources.items()}
@@ -104,7 +104,7 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected,
     _finish(out, {**manifest, **({"card": old["card"]} if "card" in old else {})})
 
 
-def _metadata(plan, out, old_files, workers, checks, folds_from):
+def _metadata(plan, out, old_files, workers, folds_from):
     """The file of `metadata` as ({path: entry} if it is there, {path: entry} if it is made)."""
     from scripts.pipeline.quality import metadata  # loads OpenCV, which a plain build does not need
 

@@ -32,6 +32,7 @@ DARK = 0.08  # of the brightness that a tenth of the pixels exceed: what is dark
 DARKEST = 10  # of 255, at least
 BLACK = 20  # of 255, at most: what counts as black in `black_share`
 GREEN = 50  # of 255: what is less green is no navigation picture
+INSIDE = 0.03  # of the content's width and height: so far from its edges a black rectangle is measured
 SPECKS = np.ones((7, 7), np.uint8)  # text and noise on the border are thinner
 TEXT = 0.24  # of the content's width, from the left, may hold burned text
 GLARE = 210  # of 255: reflections move between frames, so what is as bright counts for nothing
@@ -196,16 +197,19 @@ def _content(picture):
 def _black_rectangle(brightest, content):
     """Pixels of the black rectangle at the lower left corner of the content's box; 0 without one.
 
-    It has straight edges and no noise: the largest dark rectangle at that corner, if it takes a tenth of the box's
-    width and height and ends at content.
+    The largest dark rectangle at that corner, if it takes a tenth to six tenths of the box's width and height, and most
+    rows end where it ends: those of a corner that the round view leaves dark do not.
     """
     left, top, width, height = _box(content)
-    dark = brightest[top : top + height, left : left + width] <= BLACK
-    column = int(np.argmin(np.append(dark[::-1, 0], False)))  # dark pixels up the left edge
-    row = int(np.argmin(np.append(dark[-1], False)))  # and along the lower one
-    if not (height / 10 <= column < height and width / 10 <= row < width):
+    inside = max(1, round(INSIDE * min(width, height)))  # its outer edges may be soft
+    dark = brightest[top : top + height - inside, left + inside : left + width] <= BLACK
+    ends = np.where(dark.all(1), dark.shape[1], dark.argmin(1))[::-1]  # of the dark pixels of each row, from below
+    across = np.minimum.accumulate(ends)
+    down = 1 + int(np.argmax(across * np.arange(1, len(across) + 1))) if len(across) else 0
+    if not (down and 0.1 * height <= down <= 0.6 * height and 0.1 * width <= across[down - 1] <= 0.6 * width):
         return 0
-    return column * row if dark[height - column :, :row].mean() > 0.98 else 0
+    sharp = np.median(ends[:down]) <= 1.15 * across[down - 1]
+    return int((down + inside) * (across[down - 1] + inside)) if sharp else 0
 
 
 def _glare(luma):

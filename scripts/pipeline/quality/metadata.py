@@ -229,8 +229,7 @@ _EVIDENCE = pa.schema(
 def find_pairs(table, looked, own, workers) -> list[Pair]:
     """All pairs among the images of a table of looks, sorted."""
     near = pairs.candidates(descriptors_of(table))
-    prefixes = np.array([int(sha256[:16], 16) for sha256 in table["sha256"].to_pylist()], np.uint64)
-    evidence = _compare_all(near, prefixes, table["image_id"].to_pylist(), looked, own, workers)
+    evidence = _compare_all(near, table, looked, own, workers)
     ids = table["image_id"].to_pylist()
     found = []
     for row in evidence.filter(pa.compute.less_equal(evidence["chance"], pairs.CHANCE)).to_pylist():
@@ -253,9 +252,10 @@ def _identical(table, found):
             yield Pair(first, image_id, pairs.SAME_FRAME, same)
 
 
-def _compare_all(near, prefixes, ids, looked, own, workers):
+def _compare_all(near, table, looked, own, workers):
     """The evidence of all pairs `near`: a table of _EVIDENCE, with the rows "i" and "j" of their images."""
-    folder = os.path.join(own, "compared")
+    folder, ids = os.path.join(own, "compared"), table["image_id"].to_pylist()
+    prefixes = np.array([int(sha256[:16], 16) for sha256 in table["sha256"].to_pylist()], np.uint64)
     wanted = pa.table({"i": near[:, 0], "j": near[:, 1], "one": prefixes[near[:, 0]], "other": prefixes[near[:, 1]]})
     known = _known(folder)
     todo = wanted.join(known.select(["one", "other"]), ["one", "other"], join_type="left anti").sort_by("i")

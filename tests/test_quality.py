@@ -1,0 +1,439 @@
+"""scripts.quality looks at every image: copies and scenes are found, and `metadata` says so."""
+
+import csv
+import io
+import random
+import re
+import shutil
+import zipfile
+from collections import Counter
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyper_kvasir import FINDINGS
+from scripts import bench_quality
+from scripts.bench_quality import CHANGES, jpeg, make_source, picture
+from scripts.pipeline import leaks
+from scripts.pipeline.quality import images, pairs
+from scripts.pipeline.quality.folds import Row, group_folds, without_leaks
+from scripts.quality import main as quality
+from scripts.review import main as review
+from scripts.verify import main as verify
+from tests.conftest import build, tree
+from tests.fake_source import write_source
+from tests.processes import Process
+
+pytestmark = pytest.mark.xdist_group("quality")  # what it looks at is made once
+METADATA = "data/metadata/00.parquet"
+
+
+def look(source, out, *arguments, workers=1):
+    """Runs the command in this process; the source brings its expected numbers."""
+    expect = ["--expect", str(source / "expected.json")]
+    return quality(["--source", str(source), "--out", str(out), "--workers", str(workers), *expect, *arguments])
+
+
+def rows_of(folder):
+    return {row["image_id"]: row for row in pq.read_table(folder / METADATA).to_pylist()}
+
+
+def found_pairs(folder):
+    return {
+        (p["one"]["image_id"], p["other"]["image_id"]): p for p in leaks.all_pairs(leaks.read_rows(folder / METADATA))
+    }
+
+
+# ------------------------------------------------------------------------------------------------- copies and scenes
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """(a source of 60 generated images, eight of which are copies of others; {copy: original})"""
+    folder = tmp_path_factory.mktemp("copies")
+    planted = make_source(str(folder), 60, 2, every=6)
+    return folder, planted
+
+
+@pytest.fixture(scope="module")
+def looked_at(copies, tmp_path_factory):
+    out = tmp_path_factory.mktemp("looked") / "out"
+    assert look(copies[0], out, "--config", "unlabeled", workers=2) == 0
+    return out
+
+
+def test_planted_copies_are_found_and_nothing_else(copies, looked_at):
+    planted = {tuple(sorted(pair)) for pair in copies[1].items()}
+    found = found_pairs(looked_at)
+    assert len(planted) == 8 and set(found) == planted
+    assert [pair["kind"] for pair in found.values()].count("same_frame") >= 7
+    rows = rows_of(looked_at)
+    for one, other in planted:
+        assert rows[one]["scene_group"] == rows[other]["scene_group"] == one
+    assert sum(row["scene_group"] is not None for row in rows.values()) == 2 * len(planted)
+
+
+def test_facts_are_those_of_the_files(copies, looked_at):
+    archive = zipfile.ZipFile(copies[0] / "hyper-kvasir-unlabeled-images.zip")
+    rows = rows_of(looked_at)
+    for image_id, row in list(rows.items())[:20]:
+        data = archive.read(f"unlabeled-images/images/{image_id}.jpg")
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert (row["height"], row["width"]) == pixels.shape[:2] and row["bytes"] == len(data)
+        assert row["parts"] == ["unlabeled"] and row["label"] is None and row["fold_5_grouped"] is None
+        assert row["jfif"] and row["subsampling"] == "4:2:0" and re.fullmatch("[0-9a-f]{16}", row["phash"])
+        assert abs(row["black_share"] - (pixels.max(2) <= 20).mean()) < 0.02
+    assert Counter(row["quality"] for row in rows.values()).most_common(1)[0][0] == 90
+
+
+def test_the_result_is_the_same_with_any_number_of_workers(copies, looked_at, tmp_path):
+    assert look(copies[0], tmp_path / "out", "--config", "unlabeled", workers=1) == 0
+    assert (tmp_path / "out" / METADATA).read_bytes() == (looked_at / METADATA).read_bytes()
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGES if name != "mirror"])
+def test_a_changed_copy_is_the_same_frame(name):
+    original = picture(np.random.default_rng(5))
+    one, other = jpeg(original), CHANGES[name](original)
+    looks = [images.look(data).descriptor.astype(int) for data in (one, other)]
+    assert 1 - looks[0] @ looks[1] / images.LENGTH**2 < pairs.DISTANCE
+    match = pairs.compare(images.sketch(one), images.sketch(other))
+    assert match.kind(1_500_000) == "same_frame"
+    if "scale" in name:
+        assert pairs.scale_of(match.transform) == pytest.approx(float(name.split()[1]), rel=0.01)
+
+
+def test_burned_text_makes_no_pair():
+    """Two patients' images with the same date and labels."""
+    one, other = (images.sketch(CHANGES["burned text"](picture(np.random.default_rng(seed)))) for seed in (7, 8))
+    match = pairs.compare(one, other)
+    assert match is None or match.kind(1) is None
+
+
+def test_other_frames_and_mirrors_are_no_pair():
+    one = jpeg(picture(np.random.default_rng(1)))
+    for other in (jpeg(picture(np.random.default_rng(2))), CHANGES["mirror"](picture(np.random.default_rng(1)))):
+        match = pairs.compare(images.sketch(one), images.sketch(other))
+        assert match is None or match.kind(1) is None
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((300, 400, 3), np.uint8), np.full((5, 900, 3), 120, np.uint8)])
+def test_images_without_content_are_looked_at(pixels):
+    data = jpeg(pixels)
+    look, sketch = images.look(data), images.sketch(data)
+    assert look.facts.width == pixels.shape[1] and pairs.compare(sketch, sketch) is None
+
+
+def test_navigation_pictures_are_seen():
+    plain = picture(np.random.default_rng(3))
+    facts = {name: images.look(CHANGES[f"{name} overlay"](plain)).facts for name in ("black", "green")}
+    facts["none"] = images.look(jpeg(plain)).facts
+    assert facts["green"].green_share > 0.05 and facts["none"].green_share == facts["black"].green_share == 0
+    assert facts["black"].black_rectangle > 0.03 and facts["none"].black_rectangle == 0
+
+
+# ------------------------------------------------------------------------------------------------- all of a folder
+
+
+@pytest.fixture(scope="module")
+def whole(source, built, tmp_path_factory):
+    """The miniature with its metadata. Not to be changed: copy it."""
+    folder = shutil.copytree(built, tmp_path_factory.mktemp("whole") / "hyper-kvasir")
+    assert look(source, folder) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "folder")
+
+
+def said_of(source, folder, capsys):
+    """What verification says is wrong."""
+    code = verify([str(folder), "--workers", "1", "--expect", str(source / "expected.json")])
+    said = capsys.readouterr().out
+    return said.partition("problem")[2] if code else ""
+
+
+def test_a_row_for_each_distinct_image(source, whole, expected, capsys):
+    assert said_of(source, whole, capsys) == ""
+    rows = rows_of(whole)
+    assert len(rows) == sum(expected["findings"].values()) + expected["unlabeled"]
+    labeled = load_dataset(str(whole), "labeled", split="train").remove_columns("image")
+    for row in labeled:
+        found = rows[row["image_id"]]
+        assert {name: found[name] for name in row} == row
+    segmented = load_dataset(str(whole), "segmented", split="train")["image_id"]
+    assert {i for i, row in rows.items() if "segmented" in row["parts"]} == set(segmented)
+    loaded = load_dataset(str(whole), "metadata", split="train")
+    assert loaded.num_rows == len(rows) and loaded.features["label"].names == FINDINGS
+
+
+def test_groups_are_in_one_fold(whole):
+    for number in (2, 5):
+        sides = {}
+        for row in rows_of(whole).values():
+            assert (row[f"fold_{number}"] is None) == (row[f"fold_{number}_grouped"] is None)
+            if row["scene_group"] and row["label"] is not None:
+                sides.setdefault(row["scene_group"], set()).add(row[f"fold_{number}_grouped"])
+        assert sides and all(len(found) == 1 for found in sides.values())
+
+
+def test_the_report(whole):
+    text = (whole / "README.md").read_text()
+    lines = list(csv.DictReader(io.StringIO((whole / "leakage.csv").read_text())))
+    found = found_pairs(whole)
+    assert [(line["image_id"], line["other_image_id"]) for line in lines] == list(found)
+    for split in ("fold_2", "fold_5"):
+        leaking = [line for line in lines if split in line["leaks_in"].split()]
+        assert leaking == [line for line in lines if line[split] != line[f"other_{split}"] and line[f"other_{split}"]
+                           and line[split]]  # fmt: skip
+        cells = {kind: sum(line["kind"] == kind for line in leaking) for kind in ("same_frame", "same_scene")}
+        numbers = re.search(rf"^\| official, .* \| `{split}` \|(.*)\|(.*)\|(.*)\|(.*)\|$", text, re.MULTILINE).groups()
+        assert [int(number.replace(",", "")) for number in numbers[1::2]] == list(cells.values())
+        assert re.search(rf"\| `{split}_grouped` \| [\d,]+ \| 0 \| [\d,]+ \| 0 \|", text)
+    assert "was not evaluated here" not in text and "They are not read here" in text
+
+
+def test_the_review_page_shows_pairs(source, whole, tmp_path):
+    assert review([str(whole), "--to", str(tmp_path / "page.html"), "--expect", str(source / "expected.json")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    number = len(found_pairs(whole))
+    assert f"Pairs of the same frame or scene ({number:,})" in page
+    assert page.count('laid over the second"') == min(number, 200) and 'transform="matrix(' in page
+
+
+def test_croissant_has_the_metadata(whole):
+    mlcroissant = pytest.importorskip("mlcroissant")
+    records = mlcroissant.Dataset(str(whole / "croissant.json"), mapping={"repository": str(whole)}).records("metadata")
+    row = next(iter(records))
+    assert row["metadata/image_id"].decode() in rows_of(whole)
+
+
+def break_rows(folder, change):
+    """Changes the rows of metadata, and the manifest to match."""
+    from tests.test_verify import rewrite
+
+    rewrite(folder, METADATA, change)
+
+
+def a_pair(rows):
+    return next(row for row in rows if row["pairs"]["image_id"])
+
+
+def set_to(name, value):
+    def change(rows):
+        a_pair(rows)[name] = value
+
+    return change
+
+
+def lose_a_pair(rows):
+    row = next(row for row in rows if len(row["pairs"]["image_id"]) == 1 and row["same_frame_group"])
+    row["pairs"] = {name: [] for name in row["pairs"]}
+
+
+def pair_with_nobody(rows):
+    a_pair(rows)["pairs"]["image_id"][0] = "ffffffff-0000-4000-8000-000000000000"
+
+
+BROKEN = {
+    "a pair is lost": (lose_a_pair, "is not the one that the pairs make"),
+    "a pair with nobody": (pair_with_nobody, "expected a greater id that has a row"),
+    "another group": (set_to("scene_group", "x"), "its scene_group is not the one that the pairs make"),
+    "no fold": (set_to("fold_5_grouped", None), "fold_5_grouped is None, fold_5 is"),
+    "other bytes": (set_to("sha256", "0" * 64), "sha256 of"),
+    "another label": (set_to("label", 7), "label of"),
+    "no part": (set_to("parts", []), "parts []"),
+    "a row is lost": (lambda rows: rows[:1] + rows[2:], "149"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_wrong_metadata_does_not_verify(what, source, folder, capsys):
+    change, text = BROKEN[what]
+    break_rows(folder, change)
+    assert text in said_of(source, folder, capsys)
+
+
+def test_metadata_of_other_images_does_not_verify(source, folder, tmp_path, capsys):
+    """A plain build of new images leaves the metadata as it was; looking again mends it, and looks at what is new."""
+    write_source(tmp_path / "added", images="tiny", add=4, remove=2)
+    build(tmp_path / "added", folder)
+    said = said_of(tmp_path / "added", folder, capsys)
+    assert "4 images of labeled have no row" in said and "2 images of labeled are not there" in said
+    assert "run python -m scripts.quality on the folder" in said
+    before = rows_of(folder)
+    assert look(tmp_path / "added", folder) == 0
+    assert said_of(tmp_path / "added", folder, capsys) == ""
+    # Old rows keep their grouped folds, but for those that a new image joined with others, which are named.
+    after, said = rows_of(folder), capsys.readouterr().err
+    for column in ("fold_2_grouped", "fold_5_grouped"):
+        for image_id in set(before) & set(after):
+            assert before[image_id][column] == after[image_id][column] or image_id[:8] in said or "and" in said
+
+
+def test_nothing_changed_nothing_done(source, folder, capsys):
+    before = tree(folder)
+    assert look(source, folder) == 0
+    said = capsys.readouterr().err
+    assert tree(folder) == before and "looking at images" not in said and "comparing" not in said
+
+
+def test_as_part_of_a_build(source, whole, tmp_path):
+    flags = ["--config", "labeled", "--config", "segmented", "--config", "unlabeled", "--config", "metadata"]
+    build(source, tmp_path / "out", *flags)
+    assert (tmp_path / "out" / METADATA).read_bytes() == (whole / METADATA).read_bytes()
+
+
+def test_a_killed_pass_goes_on(source, whole, tmp_path):
+    out = tmp_path / "out"
+    command = ["scripts.quality", "--source", source, "--out", out, "--workers", 1, "--expect"]
+    process = Process({}, [*command, source / "expected.json"])
+    done = out / ".quality/looks"
+    while process.poll() is None and len(list(done.glob("*.arrow")) if done.exists() else []) < 5:
+        pass
+    process.kill()
+    kept = {path.name: path.stat().st_mtime_ns for path in done.glob("*.arrow")}
+    assert len(kept) >= 5 and not (out / "manifest.json").exists()
+    assert look(source, out) == 0
+    assert (out / METADATA).read_bytes() == (whole / METADATA).read_bytes()
+    assert {path.name: path.stat().st_mtime_ns for path in done.glob("*.arrow") if path.name in kept} == kept
+
+
+def test_images_that_cannot_be_decoded_are_listed(tmp_path, capsys):
+    """Of a folder, as the digest of an archive would tell. All are named; with --no-verify their rows are left out."""
+    write_source(tmp_path / "source", images="tiny", form="folder", parts=["unlabeled"])
+    files = sorted((tmp_path / "source/unlabeled-images/images").glob("*.jpg"))
+    for path in files[:2]:
+        path.write_bytes(path.read_bytes()[:-40] + b"\xff\xd9")
+    assert look(tmp_path / "source", tmp_path / "out", "--config", "unlabeled") == 1
+    said = capsys.readouterr().err
+    assert "2 problems" in said and all(path.name in said for path in files[:2]) and "cannot be decoded" in said
+    assert not (tmp_path / "out" / METADATA).exists()
+    assert look(tmp_path / "source", tmp_path / "out", "--config", "unlabeled", "--no-verify") == 0
+    assert len(rows_of(tmp_path / "out")) == len(files) - 2
+    write_source(tmp_path / "source", images="tiny", form="folder", parts=["unlabeled"])
+    assert look(tmp_path / "source", tmp_path / "out", "--config", "unlabeled") == 0
+    assert len(rows_of(tmp_path / "out")) == len(files)
+
+
+def test_published_and_read(xet_publisher, whole, source):
+    shutil.copy(source / "expected.json", whole.parent / "hyper-kvasir.expected.json")
+    xet_publisher.ok(whole, "1.0.0")
+    found = xet_publisher.python("""
+import json
+from datasets import load_dataset
+rows = load_dataset("ns/hyper-kvasir", "metadata", split="train", revision="v1.0.0")
+print(json.dumps([rows.num_rows, sum(len(pairs["image_id"]) for pairs in rows["pairs"])]))""")
+    assert found == [len(rows_of(whole)), len(found_pairs(whole))]
+
+
+# --------------------------------------------------------------------------------------------------------- folds
+
+
+@st.composite
+def planted(draw):
+    number = draw(st.sampled_from([2, 5]))
+    rows = draw(st.integers(1, 60))
+    ids = [f"{i:04d}" for i in range(rows)]
+    groups = draw(st.lists(st.sampled_from([None, "a", "b", "c", "d"]), min_size=rows, max_size=rows))
+    labels = draw(st.lists(st.integers(0, 3), min_size=rows, max_size=rows))
+    official = draw(st.lists(st.integers(0, number - 1), min_size=rows, max_size=rows))
+    return number, [Row(*row) for row in zip(ids, labels, official, groups)]
+
+
+@given(planted(), st.randoms(use_true_random=False))
+@settings(max_examples=80, deadline=None)
+def test_grouped_folds_of_any_rows(given, rng):
+    number, rows = given
+    found = group_folds(rows, number, {})
+    assert set(found.folds) == {row.image_id for row in rows} and set(found.folds.values()) <= set(range(number))
+    for group in {row.group for row in rows} - {None}:
+        assert len({found.folds[row.image_id] for row in rows if row.group == group}) == 1
+    assert found.moved == [row.image_id for row in rows if found.folds[row.image_id] != row.official]
+    shuffled = rng.sample(rows, len(rows))
+    assert group_folds(shuffled, number, {}) == found
+    # Some rows fewer, then all: only those of a group that was not whole before may change.
+    some = [row for row in rows if rng.random() < 0.8]
+    before = group_folds(some, number, {}).folds
+    after = group_folds(rows, number, before)
+    changed = {row.image_id for row in some if after.folds[row.image_id] != before[row.image_id]}
+    assert set(after.changed) == changed
+    assert not changed  # a group's old rows are in one fold, so a new row of it joins them there
+
+
+def test_a_new_image_that_joins_two_groups_moves_the_smaller():
+    rows = [Row(f"{i}", 0, 0, "a") for i in range(3)] + [Row(f"{i}", 0, 1, "b") for i in range(3, 5)]
+    before = group_folds(rows, 2, {}).folds
+    joined = [row._replace(group="a") for row in rows] + [Row("9", 0, 1, "a")]
+    after = group_folds(joined, 2, before)
+    assert before == {"0": 0, "1": 0, "2": 0, "3": 1, "4": 1}
+    assert after.changed == ["3", "4"] and set(after.folds.values()) == {0}
+
+
+def test_folds_stay_near_the_official_ones(real):
+    """With the true labels: no group is split, few rows move, and classes keep their shares."""
+    table = bench_quality.bench_folds([str(real)]).splitlines()[2:]
+    assert len(table) == 8
+    for line in table:
+        split, moved, changed, _, allowed = re.search(
+            r"(\d+)  ([\d,]+) \([\d.]+%\) +(\d+)  ([\d.]+) pp +([\d.]+) pp", line
+        ).groups()
+        assert (split, changed) == ("0", "0") and float(allowed) <= 0.3
+        if "few groups" in line:
+            assert int(moved) <= 0.03 * 10_662
+
+
+def test_the_fewest_images_are_left_out():
+    groups = {"a": "g", "b": "g", "c": "g", "d": "h", "e": "h", "f": None}
+    sides = {"a": "train", "b": "train", "c": "validation", "d": "train", "e": "validation", "f": "train"}
+    kept = {"a": "train", "b": "train", "e": "validation", "f": "train"}
+    assert without_leaks(groups, sides) == kept
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(70, 73), st.integers(1, 9)), min_size=1))
+def test_what_the_header_tells(cells):
+    counts = Counter()
+    for label, jfif, quality_, number in cells:
+        counts[label, jfif, quality_, "4:2:0"] += number
+    told = leaks.told_by_header([[*cell, number] for cell, number in counts.items()])
+    labels = {label for label, *_ in counts}
+    assert len(told) == (len(labels) if len(labels) > 1 else 0)
+    for entry in told:
+        label = FINDINGS.index(entry["finding"])
+        share = {}  # of the finding among images of a signature
+        for _, *signature in counts:
+            own = sum(n for (of, *other), n in counts.items() if other == signature and of == label)
+            share[tuple(signature)] = own / sum(n for (_, *other), n in counts.items() if other == signature)
+        right = total = 0
+        for (one, *first), n in counts.items():
+            for (other, *second), m in counts.items():
+                if one == label != other:
+                    total += n * m
+                    ahead = share[tuple(first)] - share[tuple(second)]
+                    right += n * m * (1 if ahead > 0 else 0.5 if ahead == 0 else 0)
+        assert entry["auc"] == pytest.approx(right / total)
+
+
+def test_groups_follow_chains():
+    chain = [(f"{i:03d}", f"{i + 1:03d}") for i in range(50)]
+    random.Random(0).shuffle(chain)
+    assert leaks.groups([*chain, ("x", "y")]) == {f"{i:03d}": "000" for i in range(51)} | {"x": "x", "y": "x"}
+
+
+def test_what_is_given_is_checked(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        quality(["--source", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")])
+    assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert quality(["--source", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 1
+    assert "the labeled part is missing" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        quality(["--source", str(tmp_path / "empty"), "--out", str(tmp_path / "out"), "--config", "metadata"])
+    assert "invalid choice" in capsys.readouterr().err and not (tmp_path / "out").exists()
