@@ -34,7 +34,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, HTTPError, OIDCError
 from huggingface_hub.utils import validate_repo_id
 
-from hyper_kvasir import VIEWS, Expected
+from hyper_kvasir import Expected
+from scripts.pipeline.configs import BUILT, VIEWS
 from scripts.pipeline.console import add_expect, add_workers, check_sources_exist, command_parser, run, say
 from scripts.pipeline.hub import PublishError, Repository, check_branch, check_token, explain, prepare_clients
 from scripts.pipeline.manifest import FILE, built_manifest, read_manifest
@@ -109,7 +110,7 @@ def build_options(args) -> BuildOptions:
     return BuildOptions(
         archives=args.source,
         work=args.folder,
-        configs=args.config or list(VIEWS),
+        configs=args.config or list(BUILT),
         expected=args.expected,
         workers=args.workers,
         send_at_once=args.build_and_upload,
@@ -143,9 +144,8 @@ def parse(arguments) -> argparse.Namespace:
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--branch", default="main", metavar="B", help="the branch to commit to (default: %(default)s)")
     parser.add_argument("--source", action="append", metavar="DIR", help="build what changed from these archives")
-    parser.add_argument(
-        "--config", action="append", choices=VIEWS, metavar="NAME", help="with --source: repeatable; default: all"
-    )
+    about = "with --source: repeatable; default: all but metadata, which looks at every image"
+    parser.add_argument("--config", action="append", choices=VIEWS, metavar="NAME", help=about)
     parser.add_argument("--build-and-upload", action="store_true", help="with --source: in batches, for small disks")
     add_workers(parser)
     add_expect(parser)

@@ -267,7 +267,7 @@ def test_metadata_of_other_images_does_not_verify(source, folder, tmp_path, caps
     build(tmp_path / "added", folder)
     said = said_of(tmp_path / "added", folder, capsys)
     assert "4 images of labeled have no row" in said and "2 images of labeled are not there" in said
-    assert "run python -m scripts.quality on the folder" in said
+    assert "make it again by scripts.quality, or with --config metadata" in said
     before = rows_of(folder)
     assert look(tmp_path / "added", folder) == 0
     assert said_of(tmp_path / "added", folder, capsys) == ""
@@ -332,6 +332,25 @@ from datasets import load_dataset
 rows = load_dataset("ns/hyper-kvasir", "metadata", split="train", revision="v1.0.0")
 print(json.dumps([rows.num_rows, sum(len(pairs["image_id"]) for pairs in rows["pairs"])]))""")
     assert found == [len(rows_of(whole)), len(found_pairs(whole))]
+
+
+def test_published_from_the_archives(xet_publisher, tmp_path):
+    """The pass is part of it; a version whose metadata would be of other images is refused."""
+    p, flags = xet_publisher, ["--config", "unlabeled", "--config", "metadata", "--workers", "1"]
+    write_source(tmp_path / "one", images="tiny", parts=["unlabeled"])
+    write_source(tmp_path / "two", images="tiny", parts=["unlabeled"], unlabeled=15)
+
+    def given(name):
+        return ["--source", tmp_path / name, "--expect", tmp_path / name / "expected.json"]
+
+    p.ok(tmp_path / "work", "1.0.0", *given("one"), *flags, expect=False)
+    assert "nothing changed" in p.ok(tmp_path / "work", "1.0.1", *given("one"), *flags, expect=False)
+    text = "metadata: 3 images of unlabeled have no row"
+    p.refused(text, tmp_path / "work", "1.1.0", *given("two"), "--config", "unlabeled", expect=False)
+    p.ok(tmp_path / "work", "1.1.0", *given("two"), *flags, "--build-and-upload", expect=False)
+    assert look(tmp_path / "two", tmp_path / "out", "--config", "unlabeled") == 0
+    assert p.read("data/metadata/00.parquet", "v1.1.0") == (tmp_path / "out" / METADATA).read_bytes()
+    assert p.read("leakage.csv", "v1.1.0") == (tmp_path / "out/leakage.csv").read_bytes()
 
 
 # --------------------------------------------------------------------------------------------------------- folds

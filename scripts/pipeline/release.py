@@ -9,14 +9,17 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from hyper_kvasir import Expected, Problems, Shard, known_columns, listed, read_examples
+from hyper_kvasir import PARTS, Expected, Problems, Shard, SourceError, known_columns, listed, read_examples
 from scripts.pipeline import leaks, stats
 from scripts.pipeline.build import build_shards, built_shards, check_sources
 from scripts.pipeline.card import folder_examples, folder_pairs, make_card
 from scripts.pipeline.card_check import check_card, lint_card
-from scripts.pipeline.configs import METADATA, VIEWS
+from scripts.pipeline.configs import METADATA, parts_of
+from scripts.pipeline.console import say
+from scripts.pipeline.files import write_file
 from scripts.pipeline.hub import PublishError, Repository, batches, patiently
 from scripts.pipeline.manifest import FILE, built_manifest, make_manifest, manifest_text, part_of_path
 from scripts.pipeline.output import STAGING
@@ -24,7 +27,9 @@ from scripts.pipeline.parquet import find_row
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.publish import Draft, Published, Release, Send, check_lost, check_untagged
 from scripts.pipeline.published import read_columns
-from scripts.pipeline.verify import FileContent, Verified, check_contents, read_contents, verify
+from scripts.pipeline.verify import FileContent, Verified, check_contents, read_content, read_contents, verify
+
+METADATA_BYTES = 170  # of a row, before its file is made: that of the real segmented part has 167
 
 
 class Edition(NamedTuple):
@@ -111,11 +116,13 @@ class SourceMaker:
         self.fingerprints: dict[str, dict] = {}  # of archives, as "sources" in the manifest
         self.summaries: dict[str, dict] = {}
         self.read: dict[str, FileContent] = {}  # published files by their sha256
+        self.looked: list[str] = []  # the parts that `metadata` is of
 
     @functools.cached_property
     def plan(self) -> Plan:
         """The shards of all that is in the archives. Raises SourceError with all that is wrong there."""
-        plan = make_plan(self.options.archives, self.options.configs, self.options.expected)
+        options = self.options
+        plan = make_plan(options.archives, options.configs, options.expected, looked=self.looked)
         plan.problems.settle(checks=True)
         return plan
 
@@ -125,11 +132,19 @@ class SourceMaker:
         Raises SourceError with all problems of the archives, PublishError if rows are not as they should be.
         """
         check_lost(published, self._parts())
+        if METADATA in self._parts():
+            configs = [*self.options.configs, *(published.manifest["configs"] if published.manifest else ())]
+            self.looked = [part for part in PARTS if part in parts_of(configs)] or list(PARTS)
         manifest, there = self._manifest(published), published.entries
         new = {
             path: planned for path, planned in self.plan.shards.items() if manifest["files"][path] != there.get(path)
         }
         rows = {path: _row_digests(planned) for path, planned in new.items()}
+        if self.plan.looked:
+            from scripts.pipeline.quality import metadata  # loads OpenCV, which other publications do not need
+
+            images = metadata.distinct(self.plan.looked)
+            rows[metadata.PATH] = {f"{METADATA} {image_id}": image.digest for image_id, image in images.items()}
         draft = Draft(version=self.edition.version, folder=self.staging, manifest=manifest, rows=rows)
         if _to_build(draft):
             return draft
@@ -143,17 +158,43 @@ class SourceMaker:
         """
         if isinstance(draft, Release):
             return draft
-        todo = {path: self.plan.shards[path] for path in _to_build(draft)}
+        todo = {path: self.plan.shards[path] for path in _to_build(draft) if path in self.plan.shards}
         for batch in batches({path: planned.shard.image_bytes for path, planned in todo.items()}):
             made = self._build({path: todo[path] for path in batch}, published)
             if self.options.send_at_once:
                 send(made, self.staging)
                 for path in made:
                     os.remove(os.path.join(self.staging, path))
+        if set(_to_build(draft)) - set(todo):
+            self._look(published)
         return self._whole(draft, published)
 
+    def _look(self, published):
+        """Makes the file of `metadata`, by a pass over all images; its grouped folds stay as they are published."""
+        from scripts.pipeline.quality import metadata
+
+        path, before = metadata.PATH, None
+        place = os.path.join(self.staging, path)
+        if path in published.entries:
+            before = os.path.join(self.staging, "metadata-before.parquet")
+            write_file(Path(before), self.repository.read_large(path, published.head))
+        found = metadata.make_metadata(
+            self.plan.looked, self.staging, place, workers=self.options.workers, before=before
+        )
+        if found.problems:
+            raise SourceError(found.problems)
+        for text in found.notes:
+            say(text)
+        self.built[path] = found.entry, read_content(self.staging, path)
+        self.summaries |= stats.collect(self.staging, {"files": {path: found.entry}}, self.summaries)
+
+    def _open(self, path, revision):
+        """A file as it was built, if it is still there, or as it is published."""
+        place = os.path.join(self.staging, path)
+        return place if path in self.built and os.path.isfile(place) else self.repository.open(path, revision=revision)
+
     def _parts(self):
-        return {VIEWS[config].part for config in self.options.configs}
+        return set(parts_of(self.options.configs))
 
     def _build(self, todo, published):
         """Builds shards, or finds them built by a run that was cut off, and returns their paths.
@@ -180,7 +221,7 @@ class SourceMaker:
     def _whole(self, draft, published):
         """The release of a draft, all of whose shards are published or built."""
         manifest = self._manifest(published)
-        opened = functools.partial(self.repository.open, revision=published.head)
+        opened = functools.partial(self._open, revision=published.head)
 
         def with_card(known):
             summaries = patiently(
@@ -196,7 +237,7 @@ class SourceMaker:
         return Release(version=draft.version, folder=draft.folder, manifest=made, rows=draft.rows, texts=texts)
 
     def _pairs(self, manifest, opened):
-        """The pairs in the `metadata` that stays."""
+        """The pairs in the `metadata` that stays, or was made."""
         paths = [path for path in manifest["files"] if part_of_path(path) == METADATA]
         rows = patiently("reading metadata", lambda: [row for path in paths for row in leaks.read_rows(opened(path))])
         return leaks.all_pairs(rows)
@@ -223,6 +264,9 @@ class SourceMaker:
             if entry is None or entry["key"] != planned.key:
                 entry = _entry_to_build(planned)
             files[path] = self.built.get(path, (entry, planned_content(planned.shard, entry)))
+        if self.plan.looked:
+            path, planned = _planned_metadata(self.plan.looked, there)
+            files[path] = self.built.get(path, planned)
         for path, entry in there.items():
             if part_of_path(path) not in self._parts():
                 if entry["sha256"] not in self.read:
@@ -236,6 +280,23 @@ def _entry_to_build(planned: PlannedShard) -> dict:
     content = hashlib.sha256(planned.row_digests.encode()).hexdigest()
     size, rows = planned.shard.image_bytes, len(planned.shard.rows)
     return {"rows": rows, "bytes": size, "sha256": None, "key": planned.key, "content": content}
+
+
+def _planned_metadata(looked, there):
+    """(path, (manifest entry, what the file will hold)) of `metadata`, from the published entries `there`."""
+    from scripts.pipeline.quality import metadata
+
+    rows, key, path = metadata.distinct(looked), metadata.metadata_key(looked), metadata.PATH
+    entry = there.get(path)
+    if entry is None or entry["key"] != key:
+        content = hashlib.sha256("".join(image.digest for image in rows.values()).encode()).hexdigest()
+        size = METADATA_BYTES * len(rows)
+        entry = {"rows": len(rows), "bytes": size, "sha256": None, "key": key, "content": content}
+    columns = {"image_id": list(rows)}
+    for image in rows.values():
+        for name, value in image.columns.items():
+            columns.setdefault(name, []).append(value)
+    return path, (entry, FileContent(entry["sha256"], columns, [], None, 0, []))
 
 
 def _to_build(draft: Draft) -> list[str]:

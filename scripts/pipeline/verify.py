@@ -344,7 +344,7 @@ def _check_metadata(contents, result):
         if part_of_path(path) == METADATA and not content.problems
         for i, image_id in enumerate(content.columns["image_id"])
     }
-    again = "made of other images than those here; run python -m scripts.quality on the folder"
+    again = "made of other images than those here; make it again by scripts.quality, or with --config metadata"
     for part in PARTS if rows else ():
         here = _ids(contents, part)
         missing = [image_id for image_id in here if image_id not in rows or part not in rows[image_id]["parts"]]
@@ -356,8 +356,9 @@ def _check_metadata(contents, result):
         other = []
         for image_id, (path, i) in here.items():
             columns = contents[path].columns
-            names = [name for name in COMPARED if len(columns.get(name, ())) > i and image_id in rows]
-            other += [(image_id, name) for name in names if columns[name][i] != rows[image_id][name]]
+            row = rows.get(image_id, {})  # of files that are not built yet, some columns are known
+            names = [name for name in COMPARED if len(columns.get(name, ())) > i and name in row]
+            other += [(image_id, name) for name in names if columns[name][i] != row[name]]
         if other:
             text = f"{other[0][1]} of {other[0][0]} and {len(other) - 1:,} more values differ from those in {part}"
             result.problems.append(f"{METADATA}: {text}: it was {again}")

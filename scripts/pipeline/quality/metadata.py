@@ -74,7 +74,7 @@ def make_metadata(
     before = _grouped_folds_of(before) if before else {}
     columns, notes = _columns(table, rows, found, before)
     data = pa.table(columns, schema=features_of(METADATA).arrow_schema)
-    digests = "".join(_row_digest(rows[row["image_id"]], row["sha256"]) for row in table.to_pylist())
+    digests = "".join(rows[image_id].digest for image_id in table["image_id"].to_pylist())
     # An image that is left out may be given, and decode, the next time.
     key = metadata_key(looked) if not problems else hashlib.sha256(json.dumps(problems).encode()).hexdigest()
     entry = write_file_of(data, METADATA, place, key=key, row_digests=digests)
@@ -84,27 +84,40 @@ def make_metadata(
 # ------------------------------------------------------------------------------------------------------- looking
 
 
-class _Row(NamedTuple):
-    """A distinct image."""
+class Image(NamedTuple):
+    """A distinct image, as far as it is known before it is read."""
 
     parts: tuple[str, ...]
     known: dict  # `known_columns` of the first of its parts
+    file: tuple[int, int]  # its size and CRC
+
+    @property
+    def digest(self) -> str:
+        """Of what a row is about. Groups and folds follow from other rows, too, and may change with them."""
+        return f"{crc32(json.dumps(self).encode()):08x}"
+
+    @property
+    def columns(self) -> dict:
+        """The columns of its row that are known: {column: value}."""
+        label = self.known.get("label")
+        of = {name: None if label is None else getattr(TAXONOMY[label], name) for name in ("category", "tract")}
+        return {
+            "parts": list(self.parts),
+            **{name: self.known.get(name) for name in ("label", "fold_2", "fold_5")},
+            **{name: None if value is None else VIEWS[name].values.index(value) for name, value in of.items()},
+        }
 
 
-def distinct(looked):
-    """{image id: _Row} of all parts."""
-    rows: dict[str, _Row] = {}
+def distinct(looked: Mapping[str, PlannedShard]) -> dict[str, Image]:
+    """{image id: Image} of all parts, sorted."""
+    rows: dict[str, Image] = {}
     for part in PARTS:
         for planned in looked.values():
             for row in planned.shard.rows if planned.shard.part == part else ():
-                one = rows.get(row.image_id, _Row((), known_columns(part, row)))
+                first = Image((), known_columns(part, row), (row.image.size, row.image.crc))
+                one = rows.get(row.image_id, first)
                 rows[row.image_id] = one._replace(parts=(*one.parts, part))
-    return rows
-
-
-def _row_digest(row, sha256):
-    """Of what a row is about: groups and folds follow from other rows, too, and may change with them."""
-    return f"{crc32(json.dumps([row.parts, row.known, sha256]).encode()):08x}"
+    return dict(sorted(rows.items()))
 
 
 def _first_rows(looked, rows):
@@ -391,12 +404,8 @@ def _columns(table, rows, found, before):
     same_frame = leaks.groups(pair[:2] for pair in found if pair.kind == pairs.SAME_FRAME)
     scene = leaks.groups(pair[:2] for pair in found)
     columns = {name: table[name] for name in ("image_id", *images.Facts._fields)}
-    columns["parts"] = [list(rows[image_id].parts) for image_id in ids]
-    for name in ("label", "fold_2", "fold_5"):
-        columns[name] = [rows[image_id].known.get(name) for image_id in ids]
-    for name in ("category", "tract"):
-        of = [None if label is None else getattr(TAXONOMY[label], name) for label in columns["label"]]
-        columns[name] = [None if value is None else VIEWS[name].values.index(value) for value in of]
+    known = [rows[image_id].columns for image_id in ids]
+    columns |= {name: [row[name] for row in known] for name in known[0]}
     columns["same_frame_group"] = [same_frame.get(image_id) for image_id in ids]
     columns["scene_group"] = [scene.get(image_id) for image_id in ids]
     columns["pairs"] = _pairs_of(ids, found)
