@@ -11,9 +11,11 @@ Images that cannot be decoded are listed, and then nothing is written; with --no
 a kill, or with other images, run it again: it looks at what is new. Burned-in dates and names are never read.
 """
 
+import os
 import shlex
 
 from hyper_kvasir import Expected
+from scripts.pipeline import leaks
 from scripts.pipeline.build import BuildError, build
 from scripts.pipeline.configs import METADATA, VIEWS, parts_of
 from scripts.pipeline.console import (
@@ -58,6 +60,7 @@ def main(arguments=None) -> int:
         looked=parts_of(args.config or ()),
         folds_from=args.folds_from,
     )
+    print(leaks.report(leaks.read_rows(os.path.join(args.out, leaks.METADATA_FILE))))
     say(f"wrote metadata into {args.out}; next: python -m scripts.verify {shlex.quote(args.out)}")
     return 0
 

@@ -7,6 +7,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from statistics import median
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,8 +15,10 @@ import pyarrow.parquet as pq
 
 from hyper_kvasir import TAXONOMY
 from scripts.pipeline.configs import KINDS
+from scripts.pipeline.console import table
 
 FILE = "leakage.csv"
+METADATA_FILE = "data/metadata/00.parquet"  # the rows that are counted
 OFFICIAL = ("fold_2", "fold_5", "kvasir_seg_set")  # splits, as columns of `metadata`
 MADE = ("fold_2_grouped", "fold_5_grouped", "kvasir_seg_clean")  # the same without leaks
 GROUPS = dict(zip(KINDS, ("same_frame_group", "scene_group")))  # a scene holds the pairs of both kinds
@@ -229,3 +232,24 @@ def told_by_header(encoders: Sequence[Sequence]) -> list[dict]:
             }
         )
     return told
+
+
+def report(rows: Sequence[dict]) -> str:
+    """What `count` says, as tables of plain text."""
+    found = count(rows)
+    there = {split for split, *_ in found["sides"]}
+    leaking = [
+        (split, kind.replace("_", " "), pairs, across, images)
+        for split, kind, pairs, across, images in found["leaks"]
+        if split in there
+    ]
+    texts = [table(("split", "kind", "pairs", "across sides", "images of these"), leaking)] if leaking else []
+    if found["between"]:
+        between = [(f"{one} - {other}", kind.replace("_", " "), pairs) for one, other, kind, pairs in found["between"]]
+        texts.append(table(("between", "kind", "pairs"), between))
+    if ious := found["mask_ious"]:
+        middle, kind = median(ious), "masks of two copies of a frame"
+        texts.append(f"{kind}: {len(ious):,} pairs, IoU {ious[0]:.2f} to {ious[-1]:.2f}, median {middle:.2f}")
+    told = [(entry["finding"], entry["images"], f"{entry['auc']:.2f}") for entry in told_by_header(found["encoders"])]
+    texts += [table(("told by the JPEG header alone", "images", "AUC"), told)] if told else []
+    return "\n\n".join(texts)

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
-from hyper_kvasir import PARTS, TAXONOMY, Problems, Shard, SourceError, known_columns, read_examples
+from hyper_kvasir import PARTS, TAXONOMY, Problems, Shard, SourceError, known_columns, listed, read_examples
 from scripts.pipeline import leaks
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS, features_of
 from scripts.pipeline.console import Progress
@@ -37,10 +37,11 @@ from scripts.pipeline.quality import folds, images, pairs
 
 SCHEMA = 1  # of the file; increment it when the same images are to give another
 LOOKS = 1  # of what is kept of images and comparisons; increment it when the same images are to give others
-PATH = f"data/{METADATA}/00.parquet"
+PATH = leaks.METADATA_FILE
 FOLDER = ".quality"
 KVASIR_SEG = Path(__file__).parents[3] / "dataset_card/kvasir_seg.csv"
 AT_ONCE = 4096  # pairs that a worker compares before it gives its results
+ALL_BLACK, SMALL = 0.9, 200  # of an image that is told as odd: share, and pixels a side (official: 332 at least)
 LARGE_GROUP = 20  # images of one scene, at least, that are told: a wrong pair may have joined two scenes
 
 
@@ -73,6 +74,7 @@ def make_metadata(
     found = find_pairs(table, looked, own, workers)
     before = _grouped_folds_of(before) if before else {}
     columns, notes = _columns(table, rows, found, before)
+    notes += _odd_images(table)
     data = pa.table(columns, schema=features_of(METADATA).arrow_schema)
     digests = "".join(rows[image_id].digest for image_id in table["image_id"].to_pylist())
     # An image that is left out may be given, and decode, the next time.
@@ -458,6 +460,19 @@ def _grouped_folds(ids, rows, scene, number, before):
     if grouped.changed:
         notes.append(f"fold_{number}_grouped: a new image joins, in another fold than before: {_few(grouped.changed)}")
     return grouped.folds, notes
+
+
+def _odd_images(table):
+    """What to tell of images that are not as the official ones are; their rows are there all the same."""
+    odd = []
+    for row in table.select(["image_id", "subsampling", "black_share", "width", "height"]).to_pylist():
+        if row["subsampling"] in ("4:0:0", "other"):
+            odd.append(f"{row['image_id']}: not in color, or of an unusual subsampling")
+        if row["black_share"] > ALL_BLACK:
+            odd.append(f"{row['image_id']}: {row['black_share']:.0%} of it is black")
+        if min(row["width"], row["height"]) < SMALL:
+            odd.append(f"{row['image_id']}: {row['width']} x {row['height']} pixels")
+    return [f"odd images: {len(odd):,}\n{listed(odd)}"] if odd else []
 
 
 def _group_notes(found, same_frame, scene):
