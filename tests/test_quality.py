@@ -295,15 +295,15 @@ def test_a_killed_pass_goes_on(source, whole, tmp_path):
     out = tmp_path / "out"
     command = ["scripts.quality", "--source", source, "--out", out, "--workers", 1, "--expect"]
     process = Process({}, [*command, source / "expected.json"])
-    done = out / ".quality/looks"
-    while process.poll() is None and len(list(done.glob("*.arrow")) if done.exists() else []) < 5:
+    done = out / ".quality"
+    while process.poll() is None and len(list(done.rglob("looks/*.arrow"))) < 5:
         pass
     process.kill()
-    kept = {path.name: path.stat().st_mtime_ns for path in done.glob("*.arrow")}
+    kept = {path.name: path.stat().st_mtime_ns for path in done.rglob("looks/*.arrow")}
     assert len(kept) >= 5 and not (out / "manifest.json").exists()
     assert look(source, out) == 0
     assert (out / METADATA).read_bytes() == (whole / METADATA).read_bytes()
-    assert {path.name: path.stat().st_mtime_ns for path in done.glob("*.arrow") if path.name in kept} == kept
+    assert {path.name: path.stat().st_mtime_ns for path in done.rglob("looks/*.arrow") if path.name in kept} == kept
 
 
 def test_images_that_cannot_be_decoded_are_listed(tmp_path, capsys):
@@ -321,6 +321,51 @@ def test_images_that_cannot_be_decoded_are_listed(tmp_path, capsys):
     write_source(tmp_path / "source", images="tiny", form="folder", parts=["unlabeled"])
     assert look(tmp_path / "source", tmp_path / "out", "--config", "unlabeled") == 0
     assert len(rows_of(tmp_path / "out")) == len(files)
+
+
+def test_images_of_the_same_bytes_are_the_same_frame(tmp_path):
+    """Those without any feature too, and those that are near to others that are twice there."""
+    write_source(tmp_path / "source", images="tiny", form="folder", parts=["unlabeled"])
+    files = sorted((tmp_path / "source/unlabeled-images/images").glob("*.jpg"))
+    black, seen, framed = (
+        jpeg(np.zeros((300, 400, 3), np.uint8)),
+        *(jpeg(change(picture(np.random.default_rng(9)))) for change in (np.array, bench_quality.framed)),
+    )
+    for path, data in zip(files, (black, seen, black, seen, framed, black, framed)):
+        path.write_bytes(data)
+    out = tmp_path / "out"
+    assert look(tmp_path / "source", out, "--config", "unlabeled") == 0
+    rows, ids = rows_of(out), [path.stem for path in files]
+    assert [rows[image_id]["same_frame_group"] for image_id in ids[:7]] == [ids[i] for i in (0, 1, 0, 1, 1, 0, 1)]
+    pairs_ = list(found_pairs(out))
+    assert len(pairs_) == len(set(pairs_)) == 8 and pairs_ == sorted(pairs_)
+
+
+@pytest.mark.parametrize("damage", [b"", b"ARROW1"])
+def test_what_a_power_failure_spoiled_is_looked_at_again(damage, source, whole, folder):
+    (folder / METADATA).unlink()
+    for path in list((folder / ".quality").rglob("*.arrow"))[::3]:
+        path.write_bytes(damage)
+    assert look(source, folder) == 0
+    assert (folder / METADATA).read_bytes() == (whole / METADATA).read_bytes()
+
+
+def test_folds_from_something_else(source, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("not Parquet")
+    for name in ("notes.txt", "missing.parquet"):
+        assert look(source, tmp_path / "out", "--folds-from", str(tmp_path / name)) == 1
+        said = capsys.readouterr().err
+        assert f"{tmp_path / name}: no file of the config metadata" in said and "Traceback" not in said
+
+
+def test_folds_are_those_of_a_file_given(source, whole, tmp_path):
+    """As they were published, in a folder that knows nothing of that."""
+    write_source(tmp_path / "added", images="tiny", add=4)
+    assert look(tmp_path / "added", tmp_path / "out", "--folds-from", str(whole / METADATA)) == 0
+    before, after = rows_of(whole), rows_of(tmp_path / "out")
+    for column in ("fold_2_grouped", "fold_5_grouped"):
+        changed = [i for i in before if before[i][column] != after[i][column]]
+        assert len(changed) < 15 < len(before)
 
 
 def test_published_and_read(xet_publisher, whole, source):

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
@@ -39,6 +40,7 @@ SCHEMA = 1  # of the file; increment it when the same images are to give another
 LOOKS = 1  # of what is kept of images and comparisons; increment it when the same images are to give others
 PATH = leaks.METADATA_FILE
 FOLDER = ".quality"
+PACKAGES = ("faiss-cpu", "numpy", "opencv-contrib-python-headless", "simplejpeg")  # others may give other looks
 KVASIR_SEG = Path(__file__).parents[3] / "dataset_card/kvasir_seg.csv"
 AT_ONCE = 4096  # pairs that a worker compares before it gives its results
 ALL_BLACK, SMALL = 0.9, 200  # of an image that is told as odd: share, and pixels a side (official: 332 at least)
@@ -67,13 +69,12 @@ def make_metadata(
 
     Keeps what it found in `out`. `before` is a file of the version before, whose grouped folds stay as they are.
     """
-    own = os.path.join(out, FOLDER)
-    rows = distinct(looked)
+    kept = _grouped_folds_of(before) if before else {}
+    own, rows = _own_folder(out), distinct(looked)
     looks, problems = look_at_all(looked, rows, own, workers)
     table = joined(looks)
     found = find_pairs(table, looked, own, workers)
-    before = _grouped_folds_of(before) if before else {}
-    columns, notes = _columns(table, rows, found, before)
+    columns, notes = _columns(table, rows, found, kept)
     notes += _odd_images(table)
     data = pa.table(columns, schema=features_of(METADATA).arrow_schema)
     digests = "".join(rows[image_id].digest for image_id in table["image_id"].to_pylist())
@@ -81,6 +82,16 @@ def make_metadata(
     key = metadata_key(looked) if not problems else hashlib.sha256(json.dumps(problems).encode()).hexdigest()
     entry = write_file_of(data, METADATA, place, key=key, row_digests=digests)
     return Found(entry, problems, notes)
+
+
+def _own_folder(out):
+    """Where a pass keeps what it finds, in `out`; what other versions have found is removed."""
+    name = _digest(LOOKS, [version(package) for package in PACKAGES])
+    above = os.path.join(out, FOLDER)
+    for other in os.listdir(above) if os.path.isdir(above) else ():
+        if other != name:
+            shutil.rmtree(os.path.join(above, other), ignore_errors=True)
+    return os.path.join(above, name)
 
 
 # ------------------------------------------------------------------------------------------------------- looking
@@ -135,17 +146,20 @@ def look_at_all(looked, rows, own, workers):
     """([a table of looks for each shard], problems)."""
     places, todo = {}, {}
     for path, shard, key in _first_rows(looked, rows):
-        places[path] = os.path.join(own, "looks", f"{_digest(LOOKS, key, [row.image_id for row in shard.rows])}.arrow")
-        if not os.path.exists(places[path]):
+        places[path] = os.path.join(own, "looks", f"{_digest(key, [row.image_id for row in shard.rows])}.arrow")
+        if not _is_whole(places[path]) or _problems_in(places[path]):  # they may be mended by now
             todo[path] = shard, places[path]
     sizes = {path: shard.image_bytes for path, (shard, _) in todo.items()}
     _remove_others(os.path.join(own, "looks"), places.values())
     with Progress(sum(sizes.values()), "looking at images") as bar:
         for path, _ in _in_parallel(_look_at, todo, workers):
             bar.update(sizes[path])
-    tables = [_read(place) for place in places.values()]
-    problems = [text for table in tables for text in json.loads(table.schema.metadata[b"problems"])]
-    return [table.replace_schema_metadata() for table in tables], problems
+    problems = [text for place in places.values() for text in _problems_in(place)]
+    return [_read(place).replace_schema_metadata() for place in places.values()], problems
+
+
+def _problems_in(place):
+    return json.loads(_read(place).schema.metadata[b"problems"])
 
 
 def joined(looks: list[pa.Table]) -> pa.Table:
@@ -211,6 +225,15 @@ def _read(place):
         return pa.ipc.open_file(file).read_all()
 
 
+def _is_whole(place):
+    """Whether a file of ours is there, and can be read: a power failure may leave it empty."""
+    try:
+        pa.ipc.open_file(pa.OSFile(place))
+        return True
+    except (OSError, pa.ArrowInvalid):
+        return False
+
+
 def _remove_others(folder, places):
     """Removes what is in a folder of ours and not needed any more."""
     kept = set(map(os.path.basename, places))
@@ -232,9 +255,10 @@ class Pair(NamedTuple):
     mask_iou: float | None = None
 
 
+_KEYS = ["one", "other"]  # the first 16 digits of the images' sha256
 _EVIDENCE = pa.schema(
     [
-        *(pa.field(name, pa.uint64()) for name in ("one", "other")),  # the first 16 digits of the images' sha256
+        *(pa.field(name, pa.uint64()) for name in _KEYS),
         *(pa.field(name, pa.int32()) for name in ("matches", "inliers")),  # null: compared, and no transform found
         *(pa.field(name, pa.float64()) for name in ("chance", "correlation", *(f"t{i}" for i in range(6)))),
     ]
@@ -273,44 +297,49 @@ def _compare_all(near, table, looked, own, workers):
     prefixes = np.array([int(sha256[:16], 16) for sha256 in table["sha256"].to_pylist()], np.uint64)
     wanted = pa.table({"i": near[:, 0], "j": near[:, 1], "one": prefixes[near[:, 0]], "other": prefixes[near[:, 1]]})
     known = _known(folder)
-    todo = wanted.join(known.select(["one", "other"]), ["one", "other"], join_type="left anti").sort_by("i")
+    todo = wanted.join(known.select(_KEYS), _KEYS, join_type="left anti").sort_by(
+        [("i", "ascending"), ("j", "ascending")]
+    )
     if todo.num_rows:
-        pool = _sketch_all(np.unique([todo["i"], todo["j"]]), ids, looked, own, workers)
-        _compare_new(todo, ids, pool, folder, workers)
+        _compare_new(todo, _sketch_all(todo, ids, looked, own, workers), folder, workers)
         known = _known(folder)
-    result = wanted.join(known, ["one", "other"]).sort_by([("i", "ascending"), ("j", "ascending")])
-    if todo.num_rows or known.num_rows > result.num_rows:  # all in one file, without what is not asked for any more
-        place = os.path.join(folder, f"{_digest(LOOKS, result.num_rows)}.arrow")
-        _write([result.select(_EVIDENCE.names)], _EVIDENCE, place)
+    if todo.num_rows or known.num_rows > wanted.num_rows:  # all in one file, without what is not asked for any more
+        known = known.join(wanted.select(_KEYS), _KEYS, join_type="left semi")
+        place = os.path.join(folder, f"{_digest(known.num_rows)}.arrow")
+        _write([known], _EVIDENCE, place)
         _remove_others(folder, [place])
     shutil.rmtree(os.path.join(own, "sketches"), ignore_errors=True)
-    return result
+    return wanted.join(known, _KEYS).sort_by([("i", "ascending"), ("j", "ascending")])
 
 
 def _known(folder):
+    """The evidence that is kept: a row for each two images, of which some may be of the same bytes."""
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    tables = [_read(os.path.join(folder, name)) for name in names if name.endswith(".arrow")]
-    return pa.concat_tables([_EVIDENCE.empty_table(), *tables]) if tables else _EVIDENCE.empty_table()
+    places = [place for name in names if _is_whole(place := os.path.join(folder, name))]
+    table = pa.concat_tables([_EVIDENCE.empty_table(), *map(_read, places)])
+    _, first = np.unique(np.stack([table[name].to_numpy() for name in _KEYS]), axis=1, return_index=True)
+    return table.take(np.sort(first))
 
 
-def _sketch_all(numbers, ids, looked, own, workers):
-    """{image id: (file, row)} of the sketches of the images of these numbers, which are made where they are missing."""
-    wanted, places, todo, where = {ids[number] for number in numbers}, {}, {}, {}
-    rows = distinct(looked)
-    for path, shard, key in _first_rows(looked, rows):
+def _sketch_all(todo, ids, looked, own, workers):
+    """(files of sketches; the number of the file and the row in it of each image): of the images of pairs `todo`."""
+    wanted, places, missing = {ids[i] for name in ("i", "j") for i in np.unique(todo[name])}, {}, {}
+    number_of, where = {image_id: i for i, image_id in enumerate(ids)}, np.zeros((len(ids), 2), np.int32)
+    for path, shard, key in _first_rows(looked, distinct(looked)):
         some = tuple(row for row in shard.rows if row.image_id in wanted)
         if some:
-            name = _digest(LOOKS, key, [row.image_id for row in some])
+            name = _digest(key, [row.image_id for row in some])
+            for number, row in enumerate(some):
+                where[number_of[row.image_id]] = len(places), number
             places[path] = os.path.join(own, "sketches", f"{name}.arrow")
-            where |= {row.image_id: (places[path], number) for number, row in enumerate(some)}
-            if not os.path.exists(places[path]):
-                todo[path] = shard._replace(rows=some), places[path]
+            if not _is_whole(places[path]):
+                missing[path] = shard._replace(rows=some), places[path]
     _remove_others(os.path.join(own, "sketches"), places.values())
-    sizes = {path: shard.image_bytes for path, (shard, _) in todo.items()}
+    sizes = {path: shard.image_bytes for path, (shard, _) in missing.items()}
     with Progress(sum(sizes.values()), "taking features") as bar:
-        for path, _ in _in_parallel(_sketch, todo, workers):
+        for path, _ in _in_parallel(_sketch, missing, workers):
             bar.update(sizes[path])
-    return where
+    return list(places.values()), where
 
 
 _SKETCH = pa.schema([*((name, pa.binary()) for name in images.Sketch._fields), ("width", pa.int32())])
@@ -348,26 +377,27 @@ def _sketch_at(place, number):
     )
 
 
-def _compare_new(todo, ids, where, folder, workers):
+def _compare_new(todo, sketches, folder, workers):
     """Compares pairs, and writes a file of evidence for every AT_ONCE of them."""
+    files, where = sketches
     jobs, sizes = {}, {}
     for start in range(0, todo.num_rows, AT_ONCE):
         some = todo.slice(start, AT_ONCE)
-        places = [[where[ids[number]] for number in some[name].to_pylist()] for name in ("i", "j")]
-        keys = [some[name].to_pylist() for name in ("one", "other")]
-        name = os.path.join(folder, f"{_digest(LOOKS, keys)}.arrow")
-        jobs[name], sizes[name] = (list(zip(*keys)), list(zip(*places)), name), len(keys[0])
+        keys = np.stack([some[name].to_numpy() for name in _KEYS], axis=1)
+        places = np.concatenate([where[some[name].to_numpy()] for name in ("i", "j")], axis=1)
+        name = os.path.join(folder, f"{hashlib.sha256(keys.tobytes()).hexdigest()}.arrow")
+        jobs[name], sizes[name] = (keys, places, files, name), len(keys)
     with Progress(todo.num_rows, "comparing", unit=" pairs") as bar:
         for name, _ in _in_parallel(_compare, jobs, workers):
             bar.update(sizes[name])
 
 
-def _compare(keys, places, to):
-    """Compares pairs of sketches, ((file, row), (file, row)), and writes the evidence to a file."""
+def _compare(keys, places, files, to):
+    """Compares pairs of sketches, (file, row, file, row) by number, and writes the evidence to the file `to`."""
     found = []
     with threadpool_limits(1):
-        for (one, other), (here, there) in zip(keys, places):
-            match = pairs.compare(_sketch_at(*here), _sketch_at(*there))
+        for (one, other), (file, row, other_file, other_row) in zip(keys.tolist(), places.tolist()):
+            match = pairs.compare(_sketch_at(files[file], row), _sketch_at(files[other_file], other_row))
             values = {"one": one, "other": other}
             if match:
                 values |= {name: getattr(match, name) for name in ("matches", "inliers", "chance", "correlation")}
@@ -509,7 +539,10 @@ def _kvasir_seg(ids, rows, scene):
 def _grouped_folds_of(path) -> dict[str, dict[str, int]]:
     """{column: {image id: fold}} of the grouped folds of a file of the version before."""
     names = ["fold_2_grouped", "fold_5_grouped"]
-    table = pq.read_table(path, columns=["image_id", *names]).to_pydict()
+    try:
+        table = pq.read_table(path, columns=["image_id", *names], partitioning=None).to_pydict()
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: no file of the config {METADATA}, whose grouped folds are kept ({error})") from error
     return {n: {i: fold for i, fold in zip(table["image_id"], table[n]) if fold is not None} for n in names}
 
 
