@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from hyper_kvasir import PARTS, Expected, Part, Problems, SourceError, listed
+from hyper_kvasir import Expected, Part, Problems, SourceError, listed
 from scripts.pipeline.card import PLACEHOLDER, write_card
-from scripts.pipeline.configs import METADATA, VIEWS, parts_of
+from scripts.pipeline.configs import VIEWS, looked_parts
 from scripts.pipeline.console import Progress, say
 from scripts.pipeline.files import file_sha256, sync, write_file
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
@@ -47,22 +47,14 @@ def build(
     try:
         with only_builder_of(out, folders):
             out = os.path.abspath(out)  # pyarrow takes relative names for addresses, and expands ~
-            looked = looked if METADATA in configs and looked else _held(out, configs)
-            plan = make_plan(folders, configs, expected, checks, looked=looked)
+            held = (read_manifest(out) or {"configs": ()})["configs"]
+            parts = looked or looked_parts(configs, held)
+            plan = make_plan(folders, configs, expected, checks, looked=parts)
             _build(plan, out, workers, checks, expected, folds_from=folds_from)
     except OSError as error:
         what = error.strerror or str(error)
         kept = "what is built so far is kept; " if os.path.isdir(os.path.join(out, STAGING)) else ""
         raise BuildError(f"{error.filename2 or error.filename or out}: {what}; {kept}fix that and run again") from error
-
-
-def _held(out, configs):
-    """The parts that `metadata` is of: those that a folder holds, and is about to. All, if it holds none."""
-    if METADATA not in configs:
-        return []
-    manifest = read_manifest(out) or {"configs": {}}
-    held = [part for part in PARTS if part in parts_of([*configs, *manifest["configs"]])]
-    return held or list(PARTS)
 
 
 def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected, *, folds_from: str | None) -> None:
@@ -117,8 +109,6 @@ def _metadata(plan, out, old_files, workers, folds_from):
     before = folds_from or (os.path.join(out, path) if there and os.path.isfile(os.path.join(out, path)) else None)
     place = os.path.join(staging, path)
     found = metadata.make_metadata(plan.looked, out, place, workers=workers, before=before)
-    for text in found.notes:
-        say(text)
     for text in found.problems:
         plan.problems.add(text, waivable=True)
     Journal(staging).add(path, found.entry)

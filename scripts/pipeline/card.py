@@ -13,8 +13,8 @@ import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import jinja2
@@ -43,14 +43,6 @@ COMMON_SIZES = 5  # of each part, named in the card
 OBJECT_SHARES = {"instances": "instance_shares", "boxes": "box_shares"}  # what a summary calls the shares of each
 NO_TEXTS = (".png", ".jpg", ".json")  # made by this project alone: nobody edits them
 EDITED = ".edited-"  # after the name of a text that was edited by hand, and before a number
-SPLITS = {  # the columns of splits in `metadata`, in words
-    "fold_2": "official, 2 folds",
-    "fold_5": "official, 5 folds",
-    "kvasir_seg_set": "Kvasir-SEG",
-    "fold_2_grouped": "2 folds, grouped",
-    "fold_5_grouped": "5 folds, grouped",
-    "kvasir_seg_clean": "Kvasir-SEG, clean",
-}
 OTHER = "other than the official archive"
 
 
@@ -156,7 +148,7 @@ def update_card(
         return manifest, []
     old = manifest.get("card", {}).get("files", {})
     summaries = stats.collect(folder, manifest, stats.read_stats(folder))
-    pairs = folder_pairs(folder, manifest)
+    pairs = stored_pairs(manifest, partial(os.path.join, folder))
     manifest, files = make_card(manifest, summaries, folder_examples(folder, summaries), repo_id, pairs=pairs)
     removed = [path for path in sorted(set(old) - set(files)) if Path(folder, path).exists()]
     written = [path for path, data in files.items() if _content(Path(folder, path)) != data]
@@ -227,10 +219,10 @@ def folder_examples(folder: str, summaries: dict) -> Example:
     return cache(example)
 
 
-def folder_pairs(folder: str, manifest: dict) -> list[dict]:
-    """The pairs that the files of `metadata` in a local folder have."""
+def stored_pairs(manifest: dict, opened: Callable) -> list[dict]:
+    """The pairs that `metadata` has, if it is there; `opened` gives a file, by path or open, by its path."""
     paths = [path for path in manifest["files"] if part_of_path(path) == METADATA]
-    return leaks.all_pairs(row for path in paths for row in leaks.read_rows(os.path.join(folder, path)))
+    return leaks.all_pairs(row for path in paths for row in leaks.read_rows(opened(path)))
 
 
 def _content(path):
@@ -578,9 +570,9 @@ def _leaks_context(metadata):
     sides, splits = {}, {}
     for split, side, images in metadata["sides"]:
         sides.setdefault(split, []).append((side, images))
-    for split, kind, pairs, across, images in metadata["leaks"]:
+    for split, kind, pairs, across, _ in metadata["leaks"]:
         if split in sides:
-            splits.setdefault(split, {})[kind] = {"pairs": pairs, "across": across, "images": images}
+            splits.setdefault(split, {})[kind] = {"pairs": pairs, "across": across}
     groups = {kind: dict(zip(("groups", "images", "largest"), numbers)) for kind, numbers in metadata["groups"].items()}
     between = {}
     for one, other, kind, pairs in metadata["between"]:
@@ -591,7 +583,7 @@ def _leaks_context(metadata):
         findings.setdefault(names, dict.fromkeys(KINDS, 0))[kind] = pairs
     ious = metadata["mask_ious"]
     return {
-        "names": SPLITS,
+        "names": leaks.SPLITS,
         "rows": metadata["rows"],
         "groups": groups,
         "splits": splits,
@@ -601,7 +593,6 @@ def _leaks_context(metadata):
         "moved": {split: moved for split, moved, _ in metadata["moved"] if split in sides},
         "masks": {"pairs": len(ious), **_spread(ious)} if ious else None,
         "headers": leaks.told_by_header(metadata["encoders"]),
-        "pictures": metadata["pictures"],
     }
 
 

@@ -3,8 +3,11 @@
 The builder has no `metadata`: what it needs to look at images and to compare them is no package of the loader.
 """
 
+from collections.abc import Iterable
+
 import datasets
 
+from hyper_kvasir import PARTS
 from hyper_kvasir import VIEWS as BUILT
 from hyper_kvasir import features_of as built_features_of
 
@@ -70,6 +73,17 @@ def features_of(config: str) -> datasets.Features:
     )
 
 
-def parts_of(configs) -> list[str]:
+def looked_parts(configs: Iterable[str], held: Iterable[str] = ()) -> list[str]:
+    """The parts that `metadata` is of, if that is built: those of all configs that are built, or `held` already.
+
+    All of them, if there are no others.
+    """
+    if METADATA not in configs:
+        return []
+    parts = parts_of([*configs, *held])
+    return [part for part in PARTS if part in parts] or list(PARTS)
+
+
+def parts_of(configs: Iterable[str]) -> list[str]:
     """The parts that configs take their rows from, in the order given."""
     return list(dict.fromkeys(VIEWS[config].part for config in configs))

@@ -19,15 +19,21 @@ from scripts.pipeline.console import table
 
 FILE = "leakage.csv"
 METADATA_FILE = "data/metadata/00.parquet"  # the rows that are counted
-OFFICIAL = ("fold_2", "fold_5", "kvasir_seg_set")  # splits, as columns of `metadata`
-MADE = ("fold_2_grouped", "fold_5_grouped", "kvasir_seg_clean")  # the same without leaks
+SPLITS = {  # columns of `metadata`, in words
+    "fold_2": "official, 2 folds",
+    "fold_5": "official, 5 folds",
+    "kvasir_seg_set": "Kvasir-SEG",
+    "fold_2_grouped": "2 folds, grouped",
+    "fold_5_grouped": "5 folds, grouped",
+    "kvasir_seg_clean": "Kvasir-SEG, clean",
+}
+OFFICIAL_SPLITS, CLEAN_SPLITS = tuple(SPLITS)[:3], tuple(SPLITS)[3:]  # the same, without leaks
 GROUPS = dict(zip(KINDS, ("same_frame_group", "scene_group")))  # a scene holds the pairs of both kinds
 PLACES = ("segmented", "labeled", "unlabeled")  # of an image: the first of them that is among its parts
 COLUMNS = [
-    *("image_id", "parts", "label", *OFFICIAL, *MADE, "same_frame_group", "scene_group"),
-    *("width", "height", "jfif", "quality", "subsampling", "green_share", "black_rectangle"),
+    *("image_id", "parts", "label", *OFFICIAL_SPLITS, *CLEAN_SPLITS, "same_frame_group", "scene_group"),
+    *("width", "height", "jfif", "quality", "subsampling"),
 ]
-GREEN = 0.01  # of an image, at least, is a green navigation picture: it takes under 0.001, or over 0.06
 EVIDENCE = ("matches", "inliers", "log10_chance", "correlation", "scale", "transform", "mask_iou")
 
 
@@ -89,8 +95,8 @@ def problems_of(rows: Sequence[dict]) -> list[str]:
         found = groups((p["one"]["image_id"], p["other"]["image_id"]) for p in pairs if p["kind"] in (KINDS[0], kind))
         differ = [row["image_id"] for row in rows if row[column] != found.get(row["image_id"])]
         wrong += [f"{image_id}: its {column} is not the one that the pairs make" for image_id in differ]
-    for official, made in zip(OFFICIAL, MADE):
-        kept = "kvasir" in made  # the clean sets leave images out, but move none
+    for official, made in zip(OFFICIAL_SPLITS, CLEAN_SPLITS):
+        kept = made == "kvasir_seg_clean"  # it leaves images out, but moves none
         for row in rows:
             bad = row[made] not in (None, row[official]) if kept else (row[made] is None) != (row[official] is None)
             if bad:
@@ -123,8 +129,7 @@ def count(rows: Sequence[dict]) -> dict:
     "findings": [[label, label, kind, pairs]],
     "moved": [[split, images in another fold than the official one, images]],
     "mask_ious": [IoU],                                            of two copies of a frame, sorted
-    "encoders": [[label, JFIF marker, quality, subsampling, images]],
-    "pictures": {"green", "black": images with a navigation picture that is green, and blacked out}}
+    "encoders": [[label, JFIF marker, quality, subsampling, images]]}
 
     A pair of kind same_scene is of different frames.
     """
@@ -134,9 +139,9 @@ def count(rows: Sequence[dict]) -> dict:
         "groups": {
             kind: [len(found), sum(found.values()), max(found.values(), default=0)] for kind, found in sizes.items()
         },
-        "leaks": [_leak(split, kind, pairs) for split in (*OFFICIAL, *MADE) for kind in KINDS],
+        "leaks": [_leak(split, kind, pairs) for split in (*OFFICIAL_SPLITS, *CLEAN_SPLITS) for kind in KINDS],
         "sides": _counted(
-            (split, row[split]) for split in (*OFFICIAL, *MADE) for row in rows if row[split] is not None
+            (split, row[split]) for split in (*OFFICIAL_SPLITS, *CLEAN_SPLITS) for row in rows if row[split] is not None
         ),
         "between": _counted((*sorted(map(place_of, _ends(pair)), key=PLACES.index), pair["kind"]) for pair in pairs),
         "findings": _counted(
@@ -152,10 +157,6 @@ def count(rows: Sequence[dict]) -> dict:
         "encoders": _counted(
             (row["label"], row["jfif"], row["quality"], row["subsampling"]) for row in rows if row["label"] is not None
         ),
-        "pictures": {
-            "green": sum(row["green_share"] >= GREEN for row in rows),
-            "black": sum(row["black_rectangle"] > 0 for row in rows),
-        },
     }
 
 
@@ -176,13 +177,13 @@ def _counted(values):
 
 def csv_text(pairs: Sequence[dict]) -> str:
     """leakage.csv: a line for each pair, with where its images are, the splits that it leaks in, and the evidence."""
-    about = ("place", "finding", *OFFICIAL)
+    about = ("place", "finding", *OFFICIAL_SPLITS)
     header = ["image_id", "other_image_id", "kind", "leaks_in", *about, *(f"other_{name}" for name in about), *EVIDENCE]
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(header)
     for pair in pairs:
-        leaks = " ".join(split for split in OFFICIAL if is_across(pair, split))
+        leaks = " ".join(split for split in OFFICIAL_SPLITS if is_across(pair, split))
         evidence = [" ".join(f"{v:g}" for v in pair[n]) if n == "transform" else _short(pair[n]) for n in EVIDENCE]
         ids = [row["image_id"] for row in _ends(pair)]
         lines.writerow([*ids, pair["kind"], leaks, *_about(pair["one"]), *_about(pair["other"]), *evidence])
@@ -191,7 +192,7 @@ def csv_text(pairs: Sequence[dict]) -> str:
 
 def _about(row):
     finding = "" if row["label"] is None else TAXONOMY[row["label"]].name
-    return [place_of(row), finding, *("" if row[split] is None else row[split] for split in OFFICIAL)]
+    return [place_of(row), finding, *("" if row[split] is None else row[split] for split in OFFICIAL_SPLITS)]
 
 
 def _short(value):

@@ -15,6 +15,7 @@ from scripts.pipeline.files import file_sha256, sync
 from scripts.pipeline.manifest import FILE, is_own_file, read_manifest
 
 STAGING = ".building"
+LOOKED = ".quality"  # what a pass over all images found, for the next one
 LOCK = ".hyper-kvasir.lock"
 LOCK_SECONDS = 10  # to wait for another build: the workers of a killed one end within a second or two
 
@@ -120,7 +121,7 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
     if not begun and os.path.isdir(staging) and os.listdir(staging):
         raise BuildError(f"{staging}: is not of this project; move it away, or choose another output folder")
     names = os.listdir(out) if os.path.isdir(out) and manifest is None and not begun else []
-    names = [name for name in names if not name.endswith(LOCK)]
+    names = [name for name in names if name != LOOKED and not name.endswith(LOCK)]
     if names:
         raise BuildError(
             f"{out}: holds {names[0]!r} and no {FILE}: it belongs to something else; choose a new or empty folder"

@@ -17,14 +17,13 @@ from scripts.pipeline.parquet import entry_of
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.readers import stream_problems
 from scripts.pipeline.verify import (
-    COMPARED,
     FileContent,
     Verified,
     check_contents,
     check_file,
     check_loading,
     check_schema,
-    metadata_columns,
+    metadata_content,
     row_line,
 )
 
@@ -100,8 +99,7 @@ def read_columns(repository: Repository, commit: str, path: str, sha256: str) ->
         if problems:  # of another form, so nothing in it has a meaning
             return FileContent.unreadable(sha256, problems)
         if part_of_path(path) == METADATA:
-            columns = metadata_columns(parquet.read(columns=["image_id", "parts", *COMPARED], use_threads=False))
-            return FileContent(sha256, columns, [], 0, 0, problems, None, entry_of(parquet.metadata))
+            return metadata_content(parquet, sha256, path)
         names = [name for name in schema.names if not pa.types.is_nested(schema.field(name).type)]
         if "objects" in schema.names:
             objects = parquet.read(columns=["objects"], use_threads=False)["objects"].to_pylist()

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from hyper_kvasir import PARTS, Expected, Problems, Shard, SourceError, known_columns, listed, read_examples
-from scripts.pipeline import leaks, stats
+from hyper_kvasir import Expected, Problems, Shard, SourceError, known_columns, listed, read_examples
+from scripts.pipeline import stats
 from scripts.pipeline.build import build_shards, built_shards, check_sources
-from scripts.pipeline.card import folder_examples, folder_pairs, make_card
+from scripts.pipeline.card import folder_examples, make_card, stored_pairs
 from scripts.pipeline.card_check import check_card, lint_card
-from scripts.pipeline.configs import METADATA, parts_of
-from scripts.pipeline.console import say
+from scripts.pipeline.configs import METADATA, looked_parts, parts_of
 from scripts.pipeline.files import write_file
 from scripts.pipeline.hub import PublishError, Repository, batches, patiently
 from scripts.pipeline.manifest import FILE, built_manifest, make_manifest, manifest_text, part_of_path
@@ -69,7 +68,8 @@ def folder_release(folder: str, edition: Edition, expected: Expected, workers: i
     manifest = built_manifest(folder)
     _refuse("the verification failed", verify(folder, expected, workers).listed())
     summaries = stats.collect(folder, manifest, stats.read_stats(folder))
-    example, pairs = folder_examples(folder, summaries), folder_pairs(folder, manifest)
+    example = folder_examples(folder, summaries)
+    pairs = stored_pairs(manifest, functools.partial(os.path.join, folder))
     manifest, texts = _with_card(manifest, edition, summaries, example, pairs)
     _refuse("the card is wrong", check_card(texts["README.md"].decode(), manifest, folder))
     return Release(version=edition.version, folder=folder, manifest=manifest, texts=texts)
@@ -132,9 +132,7 @@ class SourceMaker:
         Raises SourceError with all problems of the archives, PublishError if rows are not as they should be.
         """
         check_lost(published, self._parts())
-        if METADATA in self._parts():
-            configs = [*self.options.configs, *(published.manifest["configs"] if published.manifest else ())]
-            self.looked = [part for part in PARTS if part in parts_of(configs)] or list(PARTS)
+        self.looked = looked_parts(self.options.configs, published.manifest["configs"] if published.manifest else ())
         manifest, there = self._manifest(published), published.entries
         new = {
             path: planned for path, planned in self.plan.shards.items() if manifest["files"][path] != there.get(path)
@@ -178,13 +176,10 @@ class SourceMaker:
         if path in published.entries:
             before = os.path.join(self.staging, "metadata-before.parquet")
             write_file(Path(before), self.repository.read_large(path, published.head))
-        found = metadata.make_metadata(
-            self.plan.looked, self.staging, place, workers=self.options.workers, before=before
-        )
+        work, workers = self.options.work, self.options.workers
+        found = metadata.make_metadata(self.plan.looked, work, place, workers=workers, before=before)
         if found.problems:
             raise SourceError(found.problems)
-        for text in found.notes:
-            say(text)
         self.built[path] = found.entry, read_content(self.staging, path)
         self.summaries |= stats.collect(self.staging, {"files": {path: found.entry}}, self.summaries)
 
@@ -228,19 +223,14 @@ class SourceMaker:
                 "counting what is published", lambda: stats.collect(self.staging, manifest, known, opened)
             )
             example = _example_finder(self.plan, summaries, opened)
-            return _with_card(manifest, self.edition, summaries, example, self._pairs(manifest, opened))
+            pairs = patiently("reading metadata", lambda: stored_pairs(manifest, opened))
+            return _with_card(manifest, self.edition, summaries, example, pairs)
 
         try:
             made, texts = with_card(_published_stats(self.repository, published) | self.summaries)
         except (KeyError, TypeError, AttributeError, IndexError):  # of summaries that somebody else wrote
             made, texts = with_card(self.summaries)
         return Release(version=draft.version, folder=draft.folder, manifest=made, rows=draft.rows, texts=texts)
-
-    def _pairs(self, manifest, opened):
-        """The pairs in the `metadata` that stays, or was made."""
-        paths = [path for path in manifest["files"] if part_of_path(path) == METADATA]
-        rows = patiently("reading metadata", lambda: [row for path in paths for row in leaks.read_rows(opened(path))])
-        return leaks.all_pairs(rows)
 
     def _manifest(self, published):
         """The manifest with its version, all rows checked; its files are published, built, or to be built."""

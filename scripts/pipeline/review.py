@@ -4,6 +4,7 @@ Top to bottom: the page, problems and counts, samples, pairs, segmented rows, ou
 """
 
 import base64
+import functools
 import hashlib
 import io
 import json
@@ -22,8 +23,8 @@ from PIL import Image
 
 from hyper_kvasir import PARTS, TAXONOMY, Expected
 from scripts.pipeline import leaks
-from scripts.pipeline.card import SPLITS, folder_pairs
-from scripts.pipeline.configs import KINDS, VIEWS, features_of
+from scripts.pipeline.card import stored_pairs
+from scripts.pipeline.configs import KINDS, METADATA, VIEWS, features_of
 from scripts.pipeline.console import Progress
 from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import part_of_path, read_manifest
@@ -87,7 +88,7 @@ def page_text(folder: str, result: Verified, workers: int) -> tuple[str, str]:
         counts=count_tables(result),
         samples=finding_samples(folder, manifest, result),
         unlabeled=unlabeled_samples(folder, manifest),
-        pairs=None if "metadata" not in manifest["configs"] else pair_views(folder, manifest),
+        pairs=None if METADATA not in manifest["configs"] else pair_views(folder, manifest),
         figures=figures(folder),
         segmented=any(VIEWS[config].part == "segmented" for config in result.configs),
         summary=agreement(rows),
@@ -265,12 +266,12 @@ def pair_views(folder: str, manifest: dict) -> dict:
     "one" and "other": {"id", "width", "height", "about", "picture"}}.
     """
     try:
-        found = folder_pairs(folder, manifest)
+        found = stored_pairs(manifest, functools.partial(os.path.join, folder))
     except (OSError, ValueError, KeyError):  # among the problems already
         found = []
 
     def order(pair):
-        return pair["kind"] != KINDS[0], -sum(leaks.is_across(pair, split) for split in leaks.OFFICIAL)
+        return -sum(leaks.is_across(pair, split) for split in leaks.OFFICIAL_SPLITS), pair["kind"] != KINDS[0]
 
     some = sorted(found, key=order)[:MOST_PAIRS]
     rows = {row["image_id"]: row for pair in some for row in (pair["one"], pair["other"])}
@@ -286,7 +287,7 @@ def pair_views(folder: str, manifest: dict) -> dict:
 
 def _end(row, picture):
     facts = [leaks.place_of(row)] if row["label"] is None else [leaks.place_of(row), TAXONOMY[row["label"]].name]
-    facts += [f"{SPLITS[split]}: {row[split]}" for split in leaks.OFFICIAL if row[split] is not None]
+    facts += [f"{leaks.SPLITS[split]}: {row[split]}" for split in leaks.OFFICIAL_SPLITS if row[split] is not None]
     return {"id": row["image_id"], "about": "; ".join(facts), "picture": picture} | {
         side: row[side] for side in ("width", "height")
     }
@@ -299,7 +300,7 @@ def _pair_view(pair, ends):
     facts += [f"masks agree at an IoU of {pair['mask_iou']:.2f}"] if pair["mask_iou"] is not None else []
     return {
         "kind": pair["kind"].replace("_", " "),
-        "leaks": [SPLITS[split] for split in leaks.OFFICIAL if leaks.is_across(pair, split)],
+        "leaks": [leaks.SPLITS[split] for split in leaks.OFFICIAL_SPLITS if leaks.is_across(pair, split)],
         "facts": "; ".join(facts),
         "matrix": " ".join(f"{value:g}" for value in (a, c, b, d, x, y)),
         "one": ends[pair["one"]["image_id"]],

@@ -32,11 +32,9 @@ from scripts.pipeline.readers import does_not_load, stream_problems
 UUID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
-# Columns of a part, and of metadata.
-MAY_BE_NULL = (
-    ("fold_2", "fold_5"),
-    (*leaks.OFFICIAL, *leaks.MADE, "label", "category", "tract", "kvasir_seg_id", *leaks.GROUPS.values()),
-)
+FOLDS = ("fold_2", "fold_5")  # null where an official split does not list the image
+OF_SOME = (*leaks.OFFICIAL_SPLITS, *leaks.CLEAN_SPLITS, *leaks.GROUPS.values(), "label", "category", "tract")
+MAY_BE_NULL = {METADATA: (*OF_SOME, "kvasir_seg_id")}  # in other parts, FOLDS
 COMPARED = ("sha256", "width", "height", "label", "category", "tract", "fold_2", "fold_5")  # of metadata and a part
 
 # What rows and images of any content raise when they are read.
@@ -168,12 +166,12 @@ def _read_table(data, sha256, path):
         problems.append(f"{path}: {file.num_row_groups} row groups, expected 1 (streaming would hang at exit)")
     check_schema(path, table.schema, part, problems)
     scalars = [name for name in table.schema.names if not pa.types.is_nested(table.schema.field(name).type)]
-    empty = [name for name in scalars if table[name].null_count and name not in MAY_BE_NULL[part == METADATA]]
+    empty = [name for name in scalars if table[name].null_count and name not in MAY_BE_NULL.get(part, FOLDS)]
     problems += [f"{path}: empty values in column {name}" for name in empty]
     if problems:
         return FileContent.unreadable(sha256, problems)
     if part == METADATA:
-        return _read_metadata(file, table, sha256, path)
+        return metadata_content(file, sha256, path)
     crcs, lines, instances, boxes, digests = [], [], 0, 0, []
     for row in _rows(table):
         try:
@@ -197,19 +195,17 @@ def _read_table(data, sha256, path):
     return FileContent(sha256, columns, crcs, instances, boxes, problems, lines, entry)
 
 
-def _read_metadata(file, table, sha256, path):
+def metadata_content(file: pq.ParquetFile, sha256: str, path: str) -> FileContent:
+    """What a file of `metadata` holds, whose columns are as they should be; its rows are checked, seen alone."""
+    table = file.read(use_threads=False)
     problems = [f"{path}: {text}" for text in leaks.problems_of(leaks.rows_of(table))]
     try:
         entry = entry_of(file.metadata)
     except ValueError as error:
         entry = {}
         problems.append(f"{path}: {error}")
-    return FileContent(sha256, metadata_columns(table), [], 0, 0, problems, None, entry)
-
-
-def metadata_columns(table: pa.Table) -> dict[str, list]:
-    """The columns of `metadata` that are compared with those of the parts."""
-    return table.select(["image_id", "parts", *COMPARED]).to_pydict()
+    columns = table.select(["image_id", "parts", *COMPARED]).to_pydict()
+    return FileContent(sha256, columns, [], 0, 0, problems, None, entry)
 
 
 def _rows(table):

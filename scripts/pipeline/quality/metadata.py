@@ -1,7 +1,7 @@
 """The pass over all images that the config `metadata` takes: one Parquet file, with a row for each distinct image.
 
 Each image is decoded and looked at, in parallel; those that others are like are read again, to be compared. What was
-found stays in a hidden folder of the output, FOLDER: the looks of a shard, by the key of its inputs, and the results of
+found stays in a hidden folder of the output, LOOKED: the looks of a shard, by the key of its inputs, and the results of
 comparisons, by the digests of the two images. So a pass that was cut off goes on, and one over a new version looks at
 the shards that are new. The same images give the same bytes, with any number of workers.
 """
@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import as_completed
@@ -23,14 +24,15 @@ from zlib import crc32
 import cv2
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from hyper_kvasir import PARTS, TAXONOMY, Problems, Shard, SourceError, known_columns, listed, read_examples
 from scripts.pipeline import leaks
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS, features_of
-from scripts.pipeline.console import Progress
-from scripts.pipeline.output import BuildError
+from scripts.pipeline.console import Progress, say
+from scripts.pipeline.output import LOOKED, BuildError
 from scripts.pipeline.parquet import features_metadata, write_file_of, writer_options
 from scripts.pipeline.plan import PlannedShard
 from scripts.pipeline.pool import worker_pool
@@ -39,7 +41,6 @@ from scripts.pipeline.quality import folds, images, pairs
 SCHEMA = 1  # of the file; increment it when the same images are to give another
 LOOKS = 1  # of what is kept of images and comparisons; increment it when the same images are to give others
 PATH = leaks.METADATA_FILE
-FOLDER = ".quality"
 PACKAGES = ("faiss-cpu", "numpy", "opencv-contrib-python-headless", "simplejpeg")  # others may give other looks
 KVASIR_SEG = Path(__file__).parents[3] / "dataset_card/kvasir_seg.csv"
 AT_ONCE = 4096  # pairs that a worker compares before it gives its results
@@ -48,11 +49,10 @@ LARGE_GROUP = 20  # images of one scene, at least, that are told: a wrong pair m
 
 
 class Found(NamedTuple):
-    """What a pass gives: its file, and what to tell."""
+    """What a pass gives."""
 
-    entry: dict  # of the manifest
+    entry: dict  # of its file in the manifest
     problems: list[str]  # images that cannot be decoded; they have no row
-    notes: list[str]
 
 
 def metadata_key(looked: Mapping[str, PlannedShard]) -> str:
@@ -65,31 +65,34 @@ def metadata_key(looked: Mapping[str, PlannedShard]) -> str:
 def make_metadata(
     looked: Mapping[str, PlannedShard], out: str, place: str, *, workers: int, before: str | None = None
 ) -> Found:
-    """Looks at the images of the shards `looked`, compares them, and writes the file to `place`.
+    """Looks at the images of the shards `looked`, compares them, writes the file to `place`, and says what it found.
 
-    Keeps what it found in `out`. `before` is a file of the version before, whose grouped folds stay as they are.
+    Keeps that in `out`. `before` is a file of the version before, whose grouped folds stay as they are; raises
+    ValueError for anything else.
     """
     kept = _grouped_folds_of(before) if before else {}
-    own, rows = _own_folder(out), distinct(looked)
-    looks, problems = look_at_all(looked, rows, own, workers)
+    folder, rows = _folder(out), distinct(looked)
+    shards = _first_rows(looked, rows)
+    looks, problems = look_at_all(shards, folder, workers)
     table = joined(looks)
-    found = find_pairs(table, looked, own, workers)
+    found = _with_masks(find_pairs(table, shards, folder, workers), looked)
     columns, notes = _columns(table, rows, found, kept)
-    notes += _odd_images(table)
+    for text in (*notes, *_odd_images(table)):
+        say(text)
     data = pa.table(columns, schema=features_of(METADATA).arrow_schema)
     digests = "".join(rows[image_id].digest for image_id in table["image_id"].to_pylist())
     # An image that is left out may be given, and decode, the next time.
     key = metadata_key(looked) if not problems else hashlib.sha256(json.dumps(problems).encode()).hexdigest()
     entry = write_file_of(data, METADATA, place, key=key, row_digests=digests)
-    return Found(entry, problems, notes)
+    return Found(entry, problems)
 
 
-def _own_folder(out):
+def _folder(out):
     """Where a pass keeps what it finds, in `out`; what other versions have found is removed."""
     name = _digest(LOOKS, [version(package) for package in PACKAGES])
-    above = os.path.join(out, FOLDER)
+    above = os.path.join(out, LOOKED)
     for other in os.listdir(above) if os.path.isdir(above) else ():
-        if other != name:
+        if other != name and re.fullmatch("[0-9a-f]{32}", other):
             shutil.rmtree(os.path.join(above, other), ignore_errors=True)
     return os.path.join(above, name)
 
@@ -97,7 +100,7 @@ def _own_folder(out):
 # ------------------------------------------------------------------------------------------------------- looking
 
 
-class Image(NamedTuple):
+class Known(NamedTuple):
     """A distinct image, as far as it is known before it is read."""
 
     parts: tuple[str, ...]
@@ -121,45 +124,55 @@ class Image(NamedTuple):
         }
 
 
-def distinct(looked: Mapping[str, PlannedShard]) -> dict[str, Image]:
-    """{image id: Image} of all parts, sorted."""
-    rows: dict[str, Image] = {}
+def distinct(looked: Mapping[str, PlannedShard]) -> dict[str, Known]:
+    """{image id: Known} of all parts, sorted."""
+    rows: dict[str, Known] = {}
     for part in PARTS:
         for planned in looked.values():
             for row in planned.shard.rows if planned.shard.part == part else ():
-                first = Image((), known_columns(part, row), (row.image.size, row.image.crc))
+                first = Known((), known_columns(part, row), (row.image.size, row.image.crc))
                 one = rows.get(row.image_id, first)
                 rows[row.image_id] = one._replace(parts=(*one.parts, part))
     return dict(sorted(rows.items()))
 
 
 def _first_rows(looked, rows):
-    """(path, its shard with the rows whose first part it is) of all shards: each image once."""
+    """[(path, its shard with the rows whose first part it is, key)] of all shards: each image once."""
+    found = []
     for path, planned in sorted(looked.items()):
         shard = planned.shard
-        own = tuple(row for row in shard.rows if rows[row.image_id].parts[0] == shard.part)
-        if own:
-            yield path, shard._replace(rows=own), planned.key
+        first = tuple(row for row in shard.rows if rows[row.image_id].parts[0] == shard.part)
+        if first:
+            found.append((path, shard._replace(rows=first), planned.key))
+    return found
 
 
-def look_at_all(looked, rows, own, workers):
-    """([a table of looks for each shard], problems)."""
-    places, todo = {}, {}
-    for path, shard, key in _first_rows(looked, rows):
-        places[path] = os.path.join(own, "looks", f"{_digest(key, [row.image_id for row in shard.rows])}.arrow")
-        if not _is_whole(places[path]) or _problems_in(places[path]):  # they may be mended by now
-            todo[path] = shard, places[path]
+def look_at_all(shards: list[tuple], folder: str, workers: int) -> tuple[list[pa.Table], list[str]]:
+    """([a table of looks for each of `shards`], problems). What is in `folder` already is read, and the rest made."""
+    places = _of_each(_look_at, shards, os.path.join(folder, "looks"), workers, text="looking at images")
+    problems = [text for place in places for text in _problems_in(place)]
+    return [_read(place).replace_schema_metadata() for place in places], problems
+
+
+def _of_each(function, shards, folder, workers, *, text):
+    """The files that `function` writes, for each of `shards`, into a folder of ours; others there are removed."""
+    places, todo = [], {}
+    for path, shard, key in shards:
+        columns = features_metadata(METADATA) if function is _look_at else None  # a new fact has to be looked at
+        name = _digest(key, [row.image_id for row in shard.rows], columns)
+        places.append(os.path.join(folder, f"{name}.arrow"))
+        if not _is_whole(places[-1]) or _problems_in(places[-1]):  # they may be mended by now
+            todo[path] = shard, places[-1]
+    _remove_others(folder, places)
     sizes = {path: shard.image_bytes for path, (shard, _) in todo.items()}
-    _remove_others(os.path.join(own, "looks"), places.values())
-    with Progress(sum(sizes.values()), "looking at images") as bar:
-        for path, _ in _in_parallel(_look_at, todo, workers):
+    with Progress(sum(sizes.values()), text) as bar:
+        for path, _ in _in_parallel(function, todo, workers):
             bar.update(sizes[path])
-    problems = [text for place in places.values() for text in _problems_in(place)]
-    return [_read(place).replace_schema_metadata() for place in places.values()], problems
+    return places
 
 
 def _problems_in(place):
-    return json.loads(_read(place).schema.metadata[b"problems"])
+    return json.loads((_read(place).schema.metadata or {}).get(b"problems", b"[]"))
 
 
 def joined(looks: list[pa.Table]) -> pa.Table:
@@ -265,20 +278,20 @@ _EVIDENCE = pa.schema(
 )
 
 
-def find_pairs(table, looked, own, workers) -> list[Pair]:
-    """All pairs among the images of a table of looks, sorted."""
+def find_pairs(table: pa.Table, shards: list[tuple], folder: str, workers: int) -> list[Pair]:
+    """All pairs among the images of a table of looks, sorted. Comparisons that are in `folder` are not made again."""
     near = pairs.candidates(descriptors_of(table))
-    evidence = _compare_all(near, table, looked, own, workers)
+    evidence = _compare_all(near, table, shards, folder, workers)
     ids = table["image_id"].to_pylist()
     found = []
-    for row in evidence.filter(pa.compute.less_equal(evidence["chance"], pairs.CHANCE)).to_pylist():
+    for row in evidence.filter(pc.less_equal(evidence["chance"], pairs.CHANCE)).to_pylist():
         transform = np.array([row[f"t{i}"] for i in range(6)]).reshape(2, 3)
         match = pairs.Match(row["matches"], row["inliers"], row["chance"], row["correlation"], transform)
         kind = match.kind(len(near))
         if kind:
             found.append(Pair(ids[row["i"]], ids[row["j"]], kind, match))
     found += _identical(table, found)
-    return _with_masks(sorted(found, key=lambda pair: pair[:2]), looked)
+    return sorted(found, key=lambda pair: pair[:2])
 
 
 def _identical(table, found):
@@ -291,24 +304,24 @@ def _identical(table, found):
             yield Pair(first, image_id, pairs.SAME_FRAME, same)
 
 
-def _compare_all(near, table, looked, own, workers):
+def _compare_all(near, table, shards, folder, workers):
     """The evidence of all pairs `near`: a table of _EVIDENCE, with the rows "i" and "j" of their images."""
-    folder, ids = os.path.join(own, "compared"), table["image_id"].to_pylist()
+    kept, ids = os.path.join(folder, "compared"), table["image_id"].to_pylist()
     prefixes = np.array([int(sha256[:16], 16) for sha256 in table["sha256"].to_pylist()], np.uint64)
     wanted = pa.table({"i": near[:, 0], "j": near[:, 1], "one": prefixes[near[:, 0]], "other": prefixes[near[:, 1]]})
-    known = _known(folder)
+    known = _known(kept)
     todo = wanted.join(known.select(_KEYS), _KEYS, join_type="left anti").sort_by(
         [("i", "ascending"), ("j", "ascending")]
     )
     if todo.num_rows:
-        _compare_new(todo, _sketch_all(todo, ids, looked, own, workers), folder, workers)
-        known = _known(folder)
+        _compare_new(todo, _sketch_all(todo, ids, shards, folder, workers), kept, workers)
+        known = _known(kept)
     if todo.num_rows or known.num_rows > wanted.num_rows:  # all in one file, without what is not asked for any more
         known = known.join(wanted.select(_KEYS), _KEYS, join_type="left semi")
-        place = os.path.join(folder, f"{_digest(known.num_rows)}.arrow")
+        place = os.path.join(kept, f"{_digest(known.num_rows)}.arrow")
         _write([known], _EVIDENCE, place)
-        _remove_others(folder, [place])
-    shutil.rmtree(os.path.join(own, "sketches"), ignore_errors=True)
+        _remove_others(kept, [place])
+    shutil.rmtree(os.path.join(folder, "sketches"), ignore_errors=True)
     return wanted.join(known, _KEYS).sort_by([("i", "ascending"), ("j", "ascending")])
 
 
@@ -321,25 +334,16 @@ def _known(folder):
     return table.take(np.sort(first))
 
 
-def _sketch_all(todo, ids, looked, own, workers):
+def _sketch_all(todo, ids, shards, folder, workers):
     """(files of sketches; the number of the file and the row in it of each image): of the images of pairs `todo`."""
-    wanted, places, missing = {ids[i] for name in ("i", "j") for i in np.unique(todo[name])}, {}, {}
-    number_of, where = {image_id: i for i, image_id in enumerate(ids)}, np.zeros((len(ids), 2), np.int32)
-    for path, shard, key in _first_rows(looked, distinct(looked)):
-        some = tuple(row for row in shard.rows if row.image_id in wanted)
-        if some:
-            name = _digest(key, [row.image_id for row in some])
-            for number, row in enumerate(some):
-                where[number_of[row.image_id]] = len(places), number
-            places[path] = os.path.join(own, "sketches", f"{name}.arrow")
-            if not _is_whole(places[path]):
-                missing[path] = shard._replace(rows=some), places[path]
-    _remove_others(os.path.join(own, "sketches"), places.values())
-    sizes = {path: shard.image_bytes for path, (shard, _) in missing.items()}
-    with Progress(sum(sizes.values()), "taking features") as bar:
-        for path, _ in _in_parallel(_sketch, missing, workers):
-            bar.update(sizes[path])
-    return list(places.values()), where
+    wanted = {ids[i] for name in ("i", "j") for i in np.unique(todo[name])}
+    number_of, where, some = {image_id: i for i, image_id in enumerate(ids)}, np.zeros((len(ids), 2), np.int32), []
+    for path, shard, key in shards:
+        rows = tuple(row for row in shard.rows if row.image_id in wanted)
+        for number, row in enumerate(rows):
+            where[number_of[row.image_id]] = len(some), number
+        some += [(path, shard._replace(rows=rows), key)] if rows else []
+    return _of_each(_sketch, some, os.path.join(folder, "sketches"), workers, text="taking features"), where
 
 
 _SKETCH = pa.schema([*((name, pa.binary()) for name in images.Sketch._fields), ("width", pa.int32())])

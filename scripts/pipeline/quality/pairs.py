@@ -27,7 +27,7 @@ OVERLAP = 0.1  # of the content of an image, at least, must be in the other to b
 NOISE = 30  # of 255: larger differences from the surroundings are reflections and edges of masks
 
 SAME_FRAME, SAME_SCENE = KINDS
-FRAME_INLIERS, FRAME_CORRELATION = 15, 0.72  # at least; measured: `python -m scripts.bench copies`
+FRAME_INLIERS, FRAME_CORRELATION = 15, 0.72  # at least; measured: `python -m scripts.bench_quality copies`
 FALSE_PAIRS = 0.5  # expected in all, at most
 CHANCE = 10**-4.5  # of a pair, at most, however few are compared
 
