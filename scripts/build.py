@@ -14,7 +14,7 @@ import shlex
 
 from hyper_kvasir import Expected
 from scripts.pipeline.build import BuildError, build
-from scripts.pipeline.configs import METADATA, VIEWS
+from scripts.pipeline.configs import BUILT, METADATA, VIEWS
 from scripts.pipeline.console import (
     add_expect,
     add_source,
@@ -45,7 +45,7 @@ def main(arguments=None) -> int:
     args = parser.parse_args(arguments)
     check_sources_exist(parser, args.source)
     settings = {"workers": args.workers, "checks": not args.no_verify, "expected": Expected.load(args.expect)}
-    build(args.source, args.out, args.config or [config for config in VIEWS if config != METADATA], **settings)
+    build(args.source, args.out, args.config or list(BUILT), **settings)
     say(f"built {args.out}; next: python -m scripts.verify {shlex.quote(args.out)}")
     return 0
 

@@ -1,23 +1,21 @@
-"""Looks at every image once, and writes what it finds as the config `metadata`, and reports.
+"""Analyzes every image once, writes the results as the config `metadata`, and prints a report.
 
     python -m scripts.quality --source archives --out dist/hyper-kvasir
 
-Into a built folder, of the parts that it holds, or into a new one, of all; or of the parts of the configs given. A row
-for each distinct image, without pixels, joined to the others by `image_id`: facts about file and picture; which images
-show the same frame, or the same scene, with the evidence for each pair; grouped folds, which keep every scene on one
-side; Kvasir-SEG's ids and sets, and a clean variant of these.
+Covers the parts that --out already holds, or all parts if it is new; --config limits it. A row for each distinct image,
+without pixels, joins the other configs by `image_id`: facts about file and picture; which images show the same frame,
+or the same scene, with the evidence for each pair; grouped folds, which keep every scene on one side; Kvasir-SEG's ids
+and sets, and a clean variant of these.
 
 Images that cannot be decoded are listed, and then nothing is written; with --no-verify, their rows are left out. After
 a kill, or with other images, run it again: it looks at what is new. Burned-in dates and names are never read.
 """
 
-import os
 import shlex
 
 from hyper_kvasir import Expected
-from scripts.pipeline import leaks
 from scripts.pipeline.build import BuildError, build
-from scripts.pipeline.configs import METADATA, VIEWS, parts_of
+from scripts.pipeline.configs import BUILT, METADATA, parts_of
 from scripts.pipeline.console import (
     add_expect,
     add_source,
@@ -38,15 +36,17 @@ def main(arguments=None) -> int:
     parser.add_argument(
         "--config",
         action="append",
-        choices=[config for config in VIEWS if config != METADATA],
+        choices=BUILT,
         metavar="NAME",
-        help="look at the part of this config; repeatable; default: what the folder holds, or all",
+        help=f"look at the part of this config: {', '.join(BUILT)}; repeatable; default: what --out holds, or all",
     )
     parser.add_argument(
-        "--folds-from", metavar="FILE", help="a metadata file published before, whose grouped folds are kept"
+        "--folds-from",
+        metavar="FILE",
+        help="metadata of an earlier version, whose grouped folds are kept; default: that in --out, if there is any",
     )
     add_workers(parser)
-    parser.add_argument("--no-verify", action="store_true", help="go on over what is missing or cannot be decoded")
+    parser.add_argument("--no-verify", action="store_true", help="continue despite missing or undecodable images")
     add_expect(parser)
     args = parser.parse_args(arguments)
     check_sources_exist(parser, args.source)
@@ -60,8 +60,7 @@ def main(arguments=None) -> int:
         looked=parts_of(args.config or ()),
         folds_from=args.folds_from,
     )
-    print(leaks.report(leaks.read_rows(os.path.join(args.out, leaks.METADATA_FILE))))
-    say(f"wrote metadata into {args.out}; next: python -m scripts.verify {shlex.quote(args.out)}")
+    say(f"metadata is in {args.out}; next: python -m scripts.verify {shlex.quote(args.out)}")
     return 0
 
 

@@ -355,7 +355,7 @@ def test_folds_from_something_else(source, tmp_path, capsys):
     for name in ("notes.txt", "missing.parquet"):
         assert look(source, tmp_path / "out", "--folds-from", str(tmp_path / name)) == 1
         said = capsys.readouterr().err
-        assert f"{tmp_path / name}: no file of the config metadata" in said and "Traceback" not in said
+        assert f"{tmp_path / name}: no file with the grouped folds of metadata" in said and "Traceback" not in said
 
 
 def test_folds_are_those_of_a_file_given(source, whole, tmp_path):
@@ -461,7 +461,7 @@ def test_the_fewest_images_are_left_out():
     assert without_leaks(groups, sides) == kept
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(70, 73), st.integers(1, 9)), min_size=1))
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(70, 73), st.integers(1, 30)), min_size=1))
 def test_what_the_header_tells(cells):
     counts = Counter()
     for label, jfif, quality_, number in cells:
@@ -482,7 +482,8 @@ def test_what_the_header_tells(cells):
                     total += n * m
                     ahead = share[tuple(first)] - share[tuple(second)]
                     right += n * m * (1 if ahead > 0 else 0.5 if ahead == 0 else 0)
-        assert entry["auc"] == pytest.approx(right / total)
+        wanted = right / total if entry["images"] >= leaks.FEW else None
+        assert entry["auc"] == pytest.approx(wanted)
 
 
 def test_groups_follow_chains():

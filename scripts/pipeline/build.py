@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from hyper_kvasir import Expected, Part, Problems, SourceError, listed
+from scripts.pipeline import leaks
 from scripts.pipeline.card import PLACEHOLDER, write_card
 from scripts.pipeline.configs import VIEWS, looked_parts
 from scripts.pipeline.console import Progress, say
@@ -47,7 +48,13 @@ def build(
     try:
         with only_builder_of(out, folders):
             out = os.path.abspath(out)  # pyarrow takes relative names for addresses, and expands ~
-            held = (read_manifest(out) or {"configs": ()})["configs"]
+            if folds_from:
+                from scripts.pipeline.quality import metadata
+
+                folds_from = os.path.abspath(folds_from)
+                metadata.grouped_folds_of(folds_from)  # now, and not after the pass
+            manifest = read_manifest(out) or {"configs": (), "sources": ()}
+            held = [*manifest["configs"], *manifest["sources"]]  # the name of a part is that of a config
             parts = looked or looked_parts(configs, held)
             plan = make_plan(folders, configs, expected, checks, looked=parts)
             _build(plan, out, workers, checks, expected, folds_from=folds_from)
@@ -82,13 +89,15 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected,
         ours, theirs = _metadata(plan, out, old["files"], workers, folds_from)
         kept, made = kept | ours, made | theirs
         waived += plan.problems.settle(checks)[len(waived) :]
-    sources = {part: {**source, "complete": not waived} for part, source in sources.items()}
+    built = {VIEWS[config].part for config in plan.configs}
+    # What is only looked at says nothing of the files that are there.
+    known = {part: source for part, source in old["sources"].items() if part not in built}
+    sources = {part: {**source, "complete": not waived} for part, source in sources.items()} | known
     files = kept | staged | made
     there = _with_rows(plan.configs, files, waived)
-    built = {VIEWS[config].part for config in plan.configs}
     files |= {path: entry for path, entry in old["files"].items() if part_of_path(path) not in built}
     configs = [*there, *(config for config in old["configs"] if config not in plan.configs)]
-    manifest = make_manifest(configs, {**old["sources"], **sources}, files, SCHEMA)
+    manifest = make_manifest(configs, sources, files, SCHEMA)
     if "versions" in old and not made and not staged:
         manifest["versions"] = old["versions"]  # that made the files
     _put_in_place(out, [*staged, *made], old["files"], (set(old["files"]) | moved) - set(files))
@@ -101,18 +110,24 @@ def _metadata(plan, out, old_files, workers, folds_from):
     from scripts.pipeline.quality import metadata  # loads OpenCV, which a plain build does not need
 
     path, staging = metadata.PATH, os.path.join(out, STAGING)
-    there = {path: old_files[path]} if path in old_files else {}
-    same = there and there[path]["key"] == metadata.metadata_key(plan.looked)
-    if same and (whole := _whole(out, {path: [there[path]]})):
-        return whole, {}
+    there = _whole(out, {path: [old_files[path]]} if path in old_files else {})
+    if there and there[path]["key"] == metadata.metadata_key(plan.looked):
+        say("metadata is up to date" + (f", so {folds_from} changes nothing" if folds_from else ""))
+        say(leaks.report(leaks.read_rows(os.path.join(out, path))))
+        return there, {}
+    if path in old_files and not there and not folds_from:
+        say(
+            f"{path}: missing, or changed since it was written: its grouped folds cannot be kept (but see --folds-from)"
+        )
     Journal(staging).open()  # marks the folder as ours
-    before = folds_from or (os.path.join(out, path) if there and os.path.isfile(os.path.join(out, path)) else None)
+    before = folds_from or (os.path.join(out, path) if there else None)
     place = os.path.join(staging, path)
     found = metadata.make_metadata(plan.looked, out, place, workers=workers, before=before)
     for text in found.problems:
         plan.problems.add(text, waivable=True)
     Journal(staging).add(path, found.entry)
     sync(place)
+    say(leaks.report(leaks.read_rows(place)))
     return {}, {path: found.entry}
 
 

@@ -591,6 +591,7 @@ def _leaks_context(metadata):
         "between": between,
         "findings": dict(sorted(findings.items(), key=lambda item: -sum(item[1].values()))),
         "moved": {split: moved for split, moved, _ in metadata["moved"] if split in sides},
+        "absent": leaks.absent_findings(metadata),
         "masks": {"pairs": len(ious), **_spread(ious)} if ious else None,
         "headers": leaks.told_by_header(metadata["encoders"]),
     }

@@ -20,7 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from hyper_kvasir import TAXONOMY, VIEWS
 from scripts.pipeline.configs import KINDS, METADATA
@@ -31,6 +31,7 @@ WIDTH, DPI = 8, 110  # inches, pixels an inch
 # Pixels of the longer side of a photograph that is drawn, half as many again as in the figure. matplotlib keeps all
 # that it draws, and of five whole images that is 300 MB.
 PHOTO_SIDE = 256
+TEXT_SHARE = 0.33  # of an image's width, from the left: burned-in text lies there
 FRAMES, SCENES = 4, 2  # pairs of one frame, and of one scene, that are shown
 SIZE_CELL = 64  # pixels a side, of the cells that image sizes are counted in
 
@@ -242,24 +243,27 @@ def shown_pairs(pairs: Sequence[dict]) -> list[dict]:
 def leaking_pairs(shown: list[dict], example: Example) -> Drawing:
     """Pairs of one frame, and of one scene, side by side; two pairs a row."""
     rows = -(-len(shown) // 2)
-    canvas = _canvas(2.5 * rows)
-    grid = canvas.subplots(rows, 4, squeeze=False)
-    for axis in grid.flat:
-        axis.set_axis_off()
-    for pair, axes in zip(shown, grid.reshape(-1, 2)):
-        for axis, end in zip(axes, ("one", "other")):
+    canvas = _canvas(2.6 * rows)
+    for pair, block in zip(shown, canvas.subfigures(rows, 2, squeeze=False, wspace=0.08).flat):
+        block.suptitle(pair["kind"].replace("_", " ").capitalize(), fontweight="bold", fontsize=11)
+        for axis, end in zip(block.subplots(1, 2), ("one", "other")):
             photo = _picture(example("segmented", pair[end]["image_id"]), "image").convert("RGB")
-            axis.imshow(_square(photo, PHOTO_SIDE))
+            axis.imshow(_square(_without_text(photo), PHOTO_SIDE))
             axis.set_title(pair[end]["kvasir_seg_set"] or "", fontsize=10, fontweight="normal", loc="center")
-        axes[0].text(0, 1.2, pair["kind"].replace("_", " "), transform=axes[0].transAxes, fontweight="bold")
-    count = " and ".join(
-        f"{number} of the {kind.replace('_', ' ')}"
-        for kind in KINDS
-        if (number := sum(p["kind"] == kind for p in shown))
-    )
+            axis.set_axis_off()
+    numbers = [(sum(pair["kind"] == kind for pair in shown), kind.replace("_", " ")) for kind in KINDS]
+    count = " and ".join(f"{number} of the {kind}" for number, kind in numbers if number)
     return Drawing(
         "pairs", "jpg", f"Pairs of polyp images side by side, with their sets in Kvasir-SEG: {count}", canvas
     )
+
+
+def _without_text(photo):
+    """A photograph with the left, where dates and times are burned in, blurred: a figure need not spread them."""
+    photo.thumbnail((2 * PHOTO_SIDE, 2 * PHOTO_SIDE), Image.Resampling.LANCZOS)
+    left = photo.crop((0, 0, round(TEXT_SHARE * photo.width), photo.height))
+    photo.paste(left.filter(ImageFilter.GaussianBlur(photo.width / 50)), (0, 0))
+    return photo
 
 
 def _instance_color(number):

@@ -7,6 +7,8 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import isfinite
+from pathlib import Path
 from statistics import median
 
 import pyarrow as pa
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 from hyper_kvasir import TAXONOMY
 from scripts.pipeline.configs import KINDS
 from scripts.pipeline.console import table
+from scripts.pipeline.quality.folds import without_leaks
 
 FILE = "leakage.csv"
 METADATA_FILE = "data/metadata/00.parquet"  # the rows that are counted
@@ -31,9 +34,20 @@ OFFICIAL_SPLITS, CLEAN_SPLITS = tuple(SPLITS)[:3], tuple(SPLITS)[3:]  # the same
 GROUPS = dict(zip(KINDS, ("same_frame_group", "scene_group")))  # a scene holds the pairs of both kinds
 PLACES = ("segmented", "labeled", "unlabeled")  # of an image: the first of them that is among its parts
 COLUMNS = [
-    *("image_id", "parts", "label", *OFFICIAL_SPLITS, *CLEAN_SPLITS, "same_frame_group", "scene_group"),
+    *(
+        "image_id",
+        "parts",
+        "label",
+        *OFFICIAL_SPLITS,
+        *CLEAN_SPLITS,
+        "kvasir_seg_id",
+        "same_frame_group",
+        "scene_group",
+    ),
     *("width", "height", "jfif", "quality", "subsampling"),
 ]
+FEW = 20  # images of a finding: of fewer, an AUC says nothing
+KVASIR_SEG = Path(__file__).parents[2] / "dataset_card/kvasir_seg.csv"
 EVIDENCE = ("matches", "inliers", "log10_chance", "correlation", "scale", "transform", "mask_iou")
 
 
@@ -64,6 +78,16 @@ def all_pairs(rows: Iterable[dict]) -> list[dict]:
     return sorted(found, key=lambda pair: (pair["one"]["image_id"], pair["other"]["image_id"]))
 
 
+def kvasir_seg() -> dict[str, dict]:
+    """{image id: {"kvasir_seg_id", "kvasir_seg_set"}} of Kvasir-SEG's images.
+
+    Its lists are those of github.com/DebeshJha/ColonSegNet, at commit bfee960; which image is which was found by this
+    project, by comparing the files of both sets. Sizes and boxes in Kvasir-SEG's own box file are the same as here.
+    """
+    with open(KVASIR_SEG, encoding="utf-8", newline="") as file:
+        return {row.pop("image_id"): row for row in csv.DictReader(file)}
+
+
 def groups(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The group of each image that is in a pair: images that a chain of pairs joins, named by the smallest id there."""
     of: dict[str, str] = {}
@@ -80,33 +104,63 @@ def groups(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def problems_of(rows: Sequence[dict]) -> list[str]:
-    """What is wrong with the rows of `metadata`, seen alone: ids, pairs, groups by these, grouped folds, clean sets."""
-    wrong, by_id = [], {row["image_id"]: row for row in rows}
-    for row in rows:
-        if not row["parts"] or not set(row["parts"]) <= set(PLACES):
-            wrong.append(f"{row['image_id']}: parts {row['parts']}, expected some of {', '.join(PLACES)}")
-        for image_id in row["pairs"]["image_id"]:
-            if not image_id > row["image_id"] or image_id not in by_id:
-                wrong.append(f"{row['image_id']}: a pair with {image_id}, expected a greater id that has a row")
-    if wrong:
-        return wrong
+    """What is wrong with the rows of `metadata`, seen alone: parts, pairs, groups, folds, Kvasir-SEG's sets."""
+    by_id = {row["image_id"]: row for row in rows}
+    wrong = [text for row in rows for text in _wrong_row(row, by_id)]
+    return wrong or [*_wrong_groups(rows), *_wrong_splits(rows), *_wrong_sets(rows)]
+
+
+def _wrong_row(row, by_id):
+    image_id, parts, pairs = row["image_id"], row["parts"] or [], row["pairs"] or {}
+    if not parts or sorted(set(parts)) != sorted(parts) or not set(parts) <= set(PLACES):
+        yield f"{image_id}: parts {row['parts']}, expected some of {', '.join(PLACES)}"
+    others = pairs.get("image_id") or []
+    if any(len(values or ()) != len(others) for values in pairs.values()) or len(set(others)) != len(others):
+        yield f"{image_id}: pairs of differing lengths, or twice the same"
+        return
+    for i, other in enumerate(others):
+        if other not in by_id or not other > image_id:
+            yield f"{image_id}: a pair with {other}, expected a greater id that has a row"
+        values = [pairs["correlation"][i], *(pairs["transform"][i] or [None])]
+        if pairs["kind"][i] not in range(len(KINDS)) or None in values or not all(map(isfinite, values)):
+            yield f"{image_id}: a pair with {other} of no kind, or whose correlation or transform are no numbers"
+
+
+def _wrong_groups(rows):
     pairs = all_pairs(rows)
     for kind, column in GROUPS.items():
         found = groups((p["one"]["image_id"], p["other"]["image_id"]) for p in pairs if p["kind"] in (KINDS[0], kind))
         differ = [row["image_id"] for row in rows if row[column] != found.get(row["image_id"])]
-        wrong += [f"{image_id}: its {column} is not the one that the pairs make" for image_id in differ]
-    for official, made in zip(OFFICIAL_SPLITS, CLEAN_SPLITS):
-        kept = made == "kvasir_seg_clean"  # it leaves images out, but moves none
-        for row in rows:
-            bad = row[made] not in (None, row[official]) if kept else (row[made] is None) != (row[official] is None)
-            if bad:
-                wrong.append(f"{row['image_id']}: {made} is {row[made]}, {official} is {row[official]}")
+        yield from (f"{image_id}: its {column} is not the one that the pairs make" for image_id in differ)
+
+
+def _wrong_splits(rows):
+    for number, official, made in zip((2, 5), OFFICIAL_SPLITS, CLEAN_SPLITS):
         sides: dict[str, set] = {}
         for row in rows:
-            if row["scene_group"] and row[made] is not None:
-                sides.setdefault(row["scene_group"], set()).add(row[made])
-        wrong += [f"the scene {group} is on both sides of {made}" for group, some in sides.items() if len(some) > 1]
-    return wrong
+            fold = row[made]
+            if (fold is None) != (row[official] is None) or fold not in (None, *range(number)):
+                yield f"{row['image_id']}: {made} is {fold}, {official} is {row[official]}"
+            if row["scene_group"] and fold is not None:
+                sides.setdefault(row["scene_group"], set()).add(fold)
+        yield from (
+            f"the scene {group} is in several folds of {made}" for group, some in sides.items() if len(some) > 1
+        )
+
+
+def _wrong_sets(rows):
+    names, known = ("kvasir_seg_id", "kvasir_seg_set"), kvasir_seg()
+    for row in rows:
+        wanted = known.get(row["image_id"], {}) if "segmented" in row["parts"] else {}
+        for name in names:
+            if row[name] != wanted.get(name):
+                yield f"{row['image_id']}: {name} is {row[name]}, expected {wanted.get(name)}"
+    sides = {row["image_id"]: row["kvasir_seg_set"] for row in rows if row["kvasir_seg_set"]}
+    clean = without_leaks({row["image_id"]: row["scene_group"] for row in rows}, sides)
+    for row in rows:
+        if row["kvasir_seg_clean"] != clean.get(row["image_id"]):
+            expected = clean.get(row["image_id"])
+            yield f"{row['image_id']}: kvasir_seg_clean is {row['kvasir_seg_clean']}, expected {expected}"
 
 
 def place_of(row: dict) -> str:
@@ -128,6 +182,7 @@ def count(rows: Sequence[dict]) -> dict:
     "between": [[place, place, kind, pairs]],                      of PLACES
     "findings": [[label, label, kind, pairs]],
     "moved": [[split, images in another fold than the official one, images]],
+    "absent": [[split, fold, label]],                              of findings that are in no image of a grouped fold
     "mask_ious": [IoU],                                            of two copies of a frame, sorted
     "encoders": [[label, JFIF marker, quality, subsampling, images]]}
 
@@ -153,6 +208,7 @@ def count(rows: Sequence[dict]) -> dict:
             [f"{split}_grouped", sum(row[split] != row[f"{split}_grouped"] for row in rows), len(rows)]
             for split in ("fold_2", "fold_5")
         ],
+        "absent": [absent for number, split in zip((2, 5), CLEAN_SPLITS) for absent in _absent(rows, split, number)],
         "mask_ious": sorted(pair["mask_iou"] for pair in pairs if pair["mask_iou"] is not None),
         "encoders": _counted(
             (row["label"], row["jfif"], row["quality"], row["subsampling"]) for row in rows if row["label"] is not None
@@ -170,9 +226,23 @@ def _leak(split, kind, pairs):
     return [split, kind, len(some), len(across), len({row["image_id"] for pair in across for row in _ends(pair)})]
 
 
+def _absent(rows, split, number):
+    there = {(row[split], row["label"]) for row in rows if row[split] is not None}
+    labels = sorted({label for _, label in there})
+    return [[split, fold, label] for fold in range(number) for label in labels if (fold, label) not in there]
+
+
 def _counted(values):
     counts = Counter(values)
     return [[*value, counts[value]] for value in sorted(counts, key=str)]
+
+
+def absent_findings(counted: dict) -> dict[str, list[str]]:
+    """{grouped split: findings that are not in every fold of it} of what `count` gives."""
+    found: dict[str, dict] = {}
+    for split, _, label in counted["absent"]:
+        found.setdefault(split, {})[TAXONOMY[label].name] = None
+    return {split: list(names) for split, names in found.items()}
 
 
 def csv_text(pairs: Sequence[dict]) -> str:
@@ -204,7 +274,8 @@ def told_by_header(encoders: Sequence[Sequence]) -> list[dict]:
 
     {"finding", "images", "auc", "signature": (JFIF marker, quality, subsampling) that most of its images have,
     "share": of its images that have it, "of_others": of all other images that have it}. AUC: of ranking all images by
-    the share of the finding among those of their signature; 0.5 by chance. None of fewer than two findings.
+    the share of the finding among those of their signature; 0.5 by chance, and None for fewer than FEW images, which
+    such a rule always tells. Nothing of fewer than two findings.
     """
     images = {(label, tuple(signature)): number for label, *signature, number in encoders}
     of_label, of_signature = Counter(), Counter()
@@ -226,7 +297,7 @@ def told_by_header(encoders: Sequence[Sequence]) -> list[dict]:
             {
                 "finding": TAXONOMY[label].name,
                 "images": own,
-                "auc": wins / (own * others),
+                "auc": wins / (own * others) if own >= FEW else None,
                 "signature": most,
                 "share": here[most] / own,
                 "of_others": (of_signature[most] - here[most]) / others,
@@ -236,21 +307,50 @@ def told_by_header(encoders: Sequence[Sequence]) -> list[dict]:
 
 
 def report(rows: Sequence[dict]) -> str:
-    """What `count` says, as tables of plain text."""
+    """What `count` says, as plain text."""
     found = count(rows)
-    there = {split for split, *_ in found["sides"]}
-    leaking = [
-        (split, kind.replace("_", " "), pairs, across, images)
-        for split, kind, pairs, across, images in found["leaks"]
-        if split in there
+    of_kind = Counter({kind: 0 for kind in KINDS})
+    for *_, kind, pairs in found["between"]:
+        of_kind[kind] += pairs
+    (frames, frame_images, _), (scenes, scene_images, most) = (found["groups"][kind] for kind in KINDS)
+    texts = [
+        f"same frame: {of_kind[KINDS[0]]:,} pairs; {frames:,} groups, {frame_images:,} images\n"
+        f"same scene: {of_kind[KINDS[1]]:,} more pairs; {scenes:,} groups, {scene_images:,} images in all, same frames "
+        f"included; at most {most:,} in a group"
     ]
-    texts = [table(("split", "kind", "pairs", "across sides", "images of these"), leaking)] if leaking else []
-    if found["between"]:
-        between = [(f"{one} - {other}", kind.replace("_", " "), pairs) for one, other, kind, pairs in found["between"]]
-        texts.append(table(("between", "kind", "pairs"), between))
+    sides: dict[str, list] = {}
+    for split, side, images in found["sides"]:
+        sides.setdefault(split, []).append(f"{side} {images:,}")
+    leaking = [
+        (split, kind.replace("_", " "), pairs, across)
+        for split, kind, pairs, across, _ in found["leaks"]
+        if split in sides
+    ]
+    texts += [table(("split", "kind", "pairs in it", "leaking"), leaking)] if leaking else []
+    between = [
+        (f"within {one}" if one == other else f"between {one} and {other}", kind.replace("_", " "), pairs)
+        for one, other, kind, pairs in found["between"]
+    ]
+    texts += [table(("pairs", "kind", "number"), between)] if between else []
+    texts += [
+        "\n".join(
+            f"{split}: {moved:,} images in another fold than the official one"
+            for split, moved, _ in found["moved"]
+            if split in sides
+        )
+    ]
+    for split, findings in absent_findings(found).items():
+        texts.append(f"{split}: not in every fold, as all their images are in few scenes: {', '.join(findings)}")
+    if "kvasir_seg_clean" in sides:
+        texts.append(
+            f"kvasir_seg_set: {', '.join(sides['kvasir_seg_set'])}; clean: {', '.join(sides['kvasir_seg_clean'])}"
+        )
     if ious := found["mask_ious"]:
-        middle, kind = median(ious), "masks of two copies of a frame"
-        texts.append(f"{kind}: {len(ious):,} pairs, IoU {ious[0]:.2f} to {ious[-1]:.2f}, median {middle:.2f}")
-    told = [(entry["finding"], entry["images"], f"{entry['auc']:.2f}") for entry in told_by_header(found["encoders"])]
-    texts += [table(("told by the JPEG header alone", "images", "AUC"), told)] if told else []
-    return "\n\n".join(texts)
+        spread = f"median {median(ious):.2f}, {ious[0]:.2f} to {ious[-1]:.2f}"
+        texts.append(f"IoU of the masks of two images of one frame: {spread}, of {len(ious):,} pairs")
+    told = [
+        (entry["finding"], entry["images"], "" if entry["auc"] is None else f"{entry['auc']:.2f}")
+        for entry in told_by_header(found["encoders"])
+    ]
+    texts += [table(("finding, from the JPEG header alone", "images", "AUC"), told)] if told else []
+    return "\n\n".join(filter(None, texts))

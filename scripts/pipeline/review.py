@@ -287,15 +287,16 @@ def pair_views(folder: str, manifest: dict) -> dict:
 
 def _end(row, picture):
     facts = [leaks.place_of(row)] if row["label"] is None else [leaks.place_of(row), TAXONOMY[row["label"]].name]
-    facts += [f"{leaks.SPLITS[split]}: {row[split]}" for split in leaks.OFFICIAL_SPLITS if row[split] is not None]
-    return {"id": row["image_id"], "about": "; ".join(facts), "picture": picture} | {
+    facts += [f"{split}: {row[split]}" for split in leaks.OFFICIAL_SPLITS if row[split] is not None]
+    return {"id": row["image_id"], "about": " · ".join(facts), "picture": picture} | {
         side: row[side] for side in ("width", "height")
     }
 
 
 def _pair_view(pair, ends):
     a, b, x, c, d, y = pair["transform"]
-    facts = [f"{pair['inliers']:,} of {pair['matches']:,} features follow", f"correlation {pair['correlation']:.2f}"]
+    facts = [f"{pair['inliers']:,} of {pair['matches']:,} matched features fit the transform"]
+    facts += [f"correlation {round(pair['correlation'], 2) + 0:.2f}"]  # + 0: no -0.00
     facts += [f"scale {pair['scale']:.2f}"]
     facts += [f"masks agree at an IoU of {pair['mask_iou']:.2f}"] if pair["mask_iou"] is not None else []
     return {

@@ -150,7 +150,7 @@ def _encoder(data):
 
 def encoder_of(image: Image.Image) -> tuple[bool, int]:
     """(whether a JPEG has a JFIF marker, the quality that its luminance table implies, 0 to 100)."""
-    scale = 100 * sum(image.quantization[0]) / _STANDARD_TABLE_SUM
+    scale = 100 * sum(image.quantization[image.layer[0][3]]) / _STANDARD_TABLE_SUM  # of the first component
     return "jfif" in image.info, max(0, round(100 - scale / 2 if scale <= 100 else 5000 / scale))
 
 

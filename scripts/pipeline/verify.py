@@ -341,8 +341,9 @@ def _check_metadata(contents, result):
         for i, image_id in enumerate(content.columns["image_id"])
     }
     again = "made of other images than those here; make it again by scripts.quality, or with --config metadata"
-    for part in PARTS if rows else ():
-        here = _ids(contents, part)
+    of = {part for row in rows.values() for part in row["parts"]}
+    for part in PARTS:
+        here = _ids(contents, part) if part in of else {}
         missing = [image_id for image_id in here if image_id not in rows or part not in rows[image_id]["parts"]]
         gone = [image_id for image_id, row in rows.items() if part in row["parts"] and here and image_id not in here]
         for what, ids in (("have no row", missing), ("are not there", gone)):
@@ -429,7 +430,7 @@ def _expected_rows(config, contents, expected):
         for path, content in contents.items()
         if part_of_path(path) == METADATA
         for parts in content.columns.get("parts", ())
-        for part in parts
+        for part in parts or ()
     }
     labeled = expected.labeled if "labeled" in of else expected.segmented if "segmented" in of else 0
     return {split: labeled + (expected.unlabeled if "unlabeled" in of else 0) for split in VIEWS[METADATA].splits}

@@ -110,19 +110,19 @@ def sketch(data: bytes) -> Sketch:
     # The content at full SIDE, from more pixels than the picture has.
     box = [round(edge / reduced) for edge in (left, top, left + width, top + height)]
     luma = cv2.cvtColor(pixels[box[1] : box[3], box[0] : box[2]], cv2.COLOR_BGR2GRAY)
-    scale = SIDE / max(luma.shape)
+    shape = np.array(luma.shape[::-1])  # width, height
     luma = _reduced(luma, SIDE)
     mask = _to_shape(content[top : top + height, left : left + width], luma.shape)
     mask[:, : round(TEXT * mask.shape[1])] = 0
     usable = cv2.erode(mask, SPECKS, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     points, features = _features(luma, usable & ~_glare(luma))
     small = _reduced(luma, CORRELATED)
-    # Centers of pixels: what was decoded at a scale of libjpeg's is smaller than the image.
-    by = header["width"] / pixels.shape[1]
-    step = by * max(box[2] - box[0], box[3] - box[1]) / max(small.shape)
-    left, top = by * box[0], by * box[1]
-    to_image = np.array([[step, 0, left + step / 2 - 0.5], [0, step, top + step / 2 - 0.5]])
-    places = (points + 0.5) * by / scale + (left, top) - 0.5
+    # By centers of pixels. What was decoded at a scale of libjpeg's is smaller than the image.
+    by = header["width"] / pixels.shape[1], header["height"] / pixels.shape[0]
+    corner = np.multiply(by, box[:2])
+    step = by * shape / small.shape[::-1]
+    to_image = np.column_stack([np.diag(step), corner + step / 2 - 0.5])
+    places = (points + 0.5) * (by * shape / luma.shape[::-1]) + corner - 0.5
     return Sketch(places.astype(np.float32), features, small, _to_shape(mask, small.shape), to_image)
 
 
@@ -144,8 +144,9 @@ def _decode(data, side=None):
             size = image.size
         least = [max(1, side * edge // max(size)) for edge in size] if side else (0, 0)
         pixels = simplejpeg.decode_jpeg(data, "BGR", min_width=least[0], min_height=least[1])
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"it cannot be decoded: {error}") from error
+    except (OSError, ValueError, SyntaxError, LookupError, Image.DecompressionBombError) as error:
+        why = "it is no JPEG" if "cannot identify" in str(error) else error  # which names an address in memory
+        raise ValueError(f"it cannot be decoded: {why}") from error
     header = {"width": size[0], "height": size[1], "jfif": jfif, "quality": quality, "subsampling": sampling}
     return header, pixels
 
@@ -203,10 +204,12 @@ def _black_rectangle(brightest, content):
     left, top, width, height = _box(content)
     inside = max(1, round(INSIDE * min(width, height)))  # its outer edges may be soft
     dark = brightest[top : top + height - inside, left + inside : left + width] <= BLACK
+    if not dark.size:
+        return 0
     ends = np.where(dark.all(1), dark.shape[1], dark.argmin(1))[::-1]  # of the dark pixels of each row, from below
     across = np.minimum.accumulate(ends)
-    down = 1 + int(np.argmax(across * np.arange(1, len(across) + 1))) if len(across) else 0
-    if not (down and 0.1 * height <= down <= 0.6 * height and 0.1 * width <= across[down - 1] <= 0.6 * width):
+    down = 1 + int(np.argmax(across * np.arange(1, len(across) + 1)))
+    if not (0.1 * height <= down <= 0.6 * height and 0.1 * width <= across[down - 1] <= 0.6 * width):
         return 0
     sharp = np.median(ends[:down]) <= 1.15 * across[down - 1]
     return int((down + inside) * (across[down - 1] + inside)) if sharp else 0

@@ -6,18 +6,17 @@ comparisons, by the digests of the two images. So a pass that was cut off goes o
 the shards that are new. The same images give the same bytes, with any number of workers.
 """
 
-import csv
 import functools
 import hashlib
 import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
-from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
@@ -42,7 +41,6 @@ SCHEMA = 1  # of the file; increment it when the same images are to give another
 LOOKS = 1  # of what is kept of images and comparisons; increment it when the same images are to give others
 PATH = leaks.METADATA_FILE
 PACKAGES = ("faiss-cpu", "numpy", "opencv-contrib-python-headless", "simplejpeg")  # others may give other looks
-KVASIR_SEG = Path(__file__).parents[3] / "dataset_card/kvasir_seg.csv"
 AT_ONCE = 4096  # pairs that a worker compares before it gives its results
 ALL_BLACK, SMALL = 0.9, 200  # of an image that is told as odd: share, and pixels a side (official: 332 at least)
 LARGE_GROUP = 20  # images of one scene, at least, that are told: a wrong pair may have joined two scenes
@@ -59,7 +57,7 @@ def metadata_key(looked: Mapping[str, PlannedShard]) -> str:
     """A digest of all that the file depends on, but for the folds of the version before."""
     inputs = [SCHEMA, LOOKS, writer_options(METADATA), features_metadata(METADATA)]
     inputs += [sorted((path, planned.key) for path, planned in looked.items())]
-    return hashlib.sha256(json.dumps(inputs).encode() + KVASIR_SEG.read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs).encode() + leaks.KVASIR_SEG.read_bytes()).hexdigest()
 
 
 def make_metadata(
@@ -70,11 +68,13 @@ def make_metadata(
     Keeps that in `out`. `before` is a file of the version before, whose grouped folds stay as they are; raises
     ValueError for anything else.
     """
-    kept = _grouped_folds_of(before) if before else {}
+    kept = grouped_folds_of(before) if before else {}
     folder, rows = _folder(out), distinct(looked)
     shards = _first_rows(looked, rows)
     looks, problems = look_at_all(shards, folder, workers)
     table = joined(looks)
+    if not table.num_rows:
+        raise SourceError([*problems, "no image that can be decoded is left"])
     found = _with_masks(find_pairs(table, shards, folder, workers), looked)
     columns, notes = _columns(table, rows, found, kept)
     for text in (*notes, *_odd_images(table)):
@@ -287,7 +287,7 @@ def find_pairs(table: pa.Table, shards: list[tuple], folder: str, workers: int) 
     for row in evidence.filter(pc.less_equal(evidence["chance"], pairs.CHANCE)).to_pylist():
         transform = np.array([row[f"t{i}"] for i in range(6)]).reshape(2, 3)
         match = pairs.Match(row["matches"], row["inliers"], row["chance"], row["correlation"], transform)
-        kind = match.kind(len(near))
+        kind = pairs.SAME_FRAME if row["one"] == row["other"] else match.kind(len(near))  # of the same bytes
         if kind:
             found.append(Pair(ids[row["i"]], ids[row["j"]], kind, match))
     found += _identical(table, found)
@@ -445,14 +445,13 @@ def _columns(table, rows, found, before):
     columns["same_frame_group"] = [same_frame.get(image_id) for image_id in ids]
     columns["scene_group"] = [scene.get(image_id) for image_id in ids]
     columns["pairs"] = _pairs_of(ids, found)
-    notes = _group_notes(found, same_frame, scene)
+    notes = _large_groups(scene)
     for number in (2, 5):
         name = f"fold_{number}_grouped"
         grouped, said = _grouped_folds(ids, rows, scene, number, before.get(name, {}))
         columns[name] = [grouped.get(image_id) for image_id in ids]
         notes += said
-    kvasir, said = _kvasir_seg(ids, rows, scene)
-    return columns | kvasir, notes + said
+    return columns | _kvasir_seg(ids, rows, scene), notes
 
 
 def _pairs_of(ids, found):
@@ -489,10 +488,10 @@ def _grouped_folds(ids, rows, scene, number, before):
     if not some:
         return {}, []
     grouped = folds.group_folds(some, number, before)
-    share = f"{len(grouped.moved):,} of {len(some):,} images are not in their official fold"
-    notes = [f"fold_{number}_grouped: {share}"]
+    notes = []
     if grouped.changed:
-        notes.append(f"fold_{number}_grouped: a new image joins, in another fold than before: {_few(grouped.changed)}")
+        text = "in another fold than before, as their scenes were joined"
+        notes.append(f"fold_{number}_grouped: {text}: {', '.join(grouped.changed)}")
     return grouped.folds, notes
 
 
@@ -509,46 +508,35 @@ def _odd_images(table):
     return [f"odd images: {len(odd):,}\n{listed(odd)}"] if odd else []
 
 
-def _group_notes(found, same_frame, scene):
-    counts = {kind: sum(pair.kind == kind for pair in found) for kind in KINDS}
-    sizes: dict[str, int] = {}
-    for first in scene.values():
-        sizes[first] = sizes.get(first, 0) + 1
-    notes = [
-        f"same frame: {counts[pairs.SAME_FRAME]:,} pairs, {len(set(same_frame.values())):,} groups of "
-        f"{len(same_frame):,} images",
-        f"same scene: {counts[pairs.SAME_SCENE]:,} pairs more, {len(sizes):,} groups of {len(scene):,} images in all",
-    ]
-    large = {first: size for first, size in sizes.items() if size >= LARGE_GROUP}
-    notes += [
+def _large_groups(scene):
+    sizes = Counter(scene.values())
+    return [
         f"a chain of pairs joins {size:,} images into one scene: look at those of group {first}"
-        for first, size in sorted(large.items(), key=lambda item: -item[1])[:10]
+        for first, size in sizes.most_common(10)
+        if size >= LARGE_GROUP
     ]
-    return notes
 
 
 def _kvasir_seg(ids, rows, scene):
-    """The columns of Kvasir-SEG's ids and split, of segmented images, and what to tell."""
-    with open(KVASIR_SEG, encoding="utf-8", newline="") as file:
-        known = {row["image_id"]: row for row in csv.DictReader(file)}
+    """The columns of Kvasir-SEG's ids and split, of segmented images."""
+    known = leaks.kvasir_seg()
     known = {image_id: known[image_id] for image_id in ids if image_id in known and "segmented" in rows[image_id].parts}
     sides = {image_id: row["kvasir_seg_set"] for image_id, row in known.items()}
     clean = folds.without_leaks(scene, sides)
     columns = {name: [known.get(i, {}).get(name) for i in ids] for name in ("kvasir_seg_id", "kvasir_seg_set")}
-    columns["kvasir_seg_clean"] = [clean.get(image_id) for image_id in ids]
-    notes = [f"Kvasir-SEG: {len(sides) - len(clean):,} images to leave out for a clean split"] if sides else []
-    return columns, notes
+    return columns | {"kvasir_seg_clean": [clean.get(image_id) for image_id in ids]}
 
 
-def _grouped_folds_of(path) -> dict[str, dict[str, int]]:
-    """{column: {image id: fold}} of the grouped folds of a file of the version before."""
+def grouped_folds_of(path: str) -> dict[str, dict[str, int]]:
+    """{column: {image id: fold}} of the grouped folds of a file of `metadata`. Raises ValueError for another file."""
     names = ["fold_2_grouped", "fold_5_grouped"]
     try:
+        schema = pq.read_schema(path)
+        if not {"image_id", *names} <= set(schema.names):
+            raise ValueError("it lacks those columns")
         table = pq.read_table(path, columns=["image_id", *names], partitioning=None).to_pydict()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: no file of the config {METADATA}, whose grouped folds are kept ({error})") from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        text = f"no file with the grouped folds of {METADATA} ({why}); give {PATH} of an earlier version"
+        raise ValueError(f"{path}: {text}") from error
     return {n: {i: fold for i, fold in zip(table["image_id"], table[n]) if fold is not None} for n in names}
-
-
-def _few(ids):
-    return ", ".join(ids[:5]) + (f" and {len(ids) - 5:,} more" if len(ids) > 5 else "")
