@@ -21,6 +21,7 @@ import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -297,9 +298,9 @@ import numpy as np
 from hyper_kvasir import Expected
 from scripts.pipeline.plan import make_plan
 from scripts.pipeline.quality import images, metadata, pairs
-source, own, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+source, folder, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
 plan = make_plan([source], ["metadata"], Expected.load(source + "/expected.json"), looked=["unlabeled"])
-rows, told = metadata.distinct(plan.looked), {}
+shards, told = metadata.first_rows(plan.looked, metadata.distinct(plan.looked)), {}
 
 def step(name, work):
     before = sum(sum(getrusage(who)[:2]) for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
@@ -307,12 +308,13 @@ def step(name, work):
     cpu = sum(sum(getrusage(who)[:2]) for who in (RUSAGE_SELF, RUSAGE_CHILDREN)) - before
     peaks = [getrusage(who).ru_maxrss * 1024 for who in (RUSAGE_SELF, RUSAGE_CHILDREN)]
     told[name] = {"cpu": cpu, "parent": peaks[0], "worker": peaks[1]}
+    print(f"{name}: {cpu:,.1f} CPU seconds, peaks of {[peak >> 20 for peak in peaks]} MiB", file=sys.stderr, flush=True)
     return result
 
-looks, _ = step("looking", lambda: metadata.look_at_all(plan.looked, rows, own, workers))
+looks, _ = step("looking", lambda: metadata.look_at_all(shards, folder, workers))
 table = metadata.joined(looks)
 near = step("searching", lambda: pairs.candidates(metadata.descriptors_of(table)))
-found = step("searching and comparing", lambda: metadata.find_pairs(table, plan.looked, own, workers))
+found = step("searching and comparing", lambda: metadata.find_pairs(table, shards, folder, workers))
 told["candidates"], told["images"] = len(near), len(np.unique(near))
 told["pixels"] = sum(w * h for w, h in zip(table["width"].to_pylist(), table["height"].to_pylist()))
 told["pairs"] = [[pair.one, pair.other, pair.kind] for pair in found]
@@ -328,6 +330,7 @@ def bench_pass(work: str, count: int, workers: int) -> str:
     with open(os.path.join(source, "copies.json"), encoding="utf-8") as file:
         copies = {tuple(sorted(pair)) for pair in json.load(file).items()}
     bare = run([sys.executable, "-c", DECODE, os.path.join(source, "hyper-kvasir-unlabeled-images.zip")]).cpu_seconds
+    say(f"bare decoding: {bare:,.1f} CPU seconds")
     shutil.rmtree(own, ignore_errors=True)
     done = subprocess.run([sys.executable, "-c", STEPS, source, own, str(workers)], stdout=subprocess.PIPE, check=True)
     shutil.rmtree(own, ignore_errors=True)
@@ -360,7 +363,19 @@ def _each(seconds, count, pixels):
 # ------------------------------------------------------------------------------------------------------------- folds
 
 
-def bench_folds(folders: list[str]) -> str:
+class Judged(NamedTuple):
+    """Grouped folds, judged."""
+
+    what: str
+    split: int  # groups
+    moved: int  # images that are not in their official fold
+    changed: int  # images whose fold is not that of the version before
+    error: float  # the largest difference between the share of a class in a fold, and in all
+    where_allowed: float  # the same, of classes of which no group is too large
+    absent: int  # classes in folds
+
+
+def bench_folds(folders: list[str]) -> list[Judged]:
     """Grouped folds of the official labels, with groups planted at random: few small ones, and many large ones."""
     lines = []
     for k in (2, 5):
@@ -372,18 +387,16 @@ def bench_folds(folders: list[str]) -> str:
             before = folds.group_folds([row for row in rows if row.image_id not in hidden], k, {})
             after = folds.group_folds(rows, k, before.folds)
             for what, of in (("at once", grouped), ("5% added", after)):
-                lines.append((f"{k} folds, {name} groups", what, *_judged(rows, of, k)))
-    header = (
-        "folds",
-        "",
-        "groups split",
-        "not in official fold",
-        "changed fold",
-        "largest error",
-        "where groups allow",
-        "absent",
+                lines.append(_judged(f"{k} folds, {name} groups, {what}", rows, of, k))
+    return lines
+
+
+def folds_table(lines: list[Judged]) -> str:
+    """What `bench_folds` gives, as a table."""
+    header = ("folds", "groups split", "not in official fold", "changed", "largest error", "where allowed", "absent")
+    return table(
+        header, [(*line[:4], *(f"{100 * share:.2f} pp" for share in line[4:6]), line.absent) for line in lines]
     )
-    return table(header, lines)
 
 
 def _official(folders, k):
@@ -421,7 +434,7 @@ def plant_groups(official: list[tuple], groups: int, rows: int, largest: int, *,
     return [folds.Row(image_id, label, fold, group.get(image_id)) for image_id, label, fold in official]
 
 
-def _judged(rows, grouped, k):
+def _judged(what, rows, grouped, k):
     cells = Counter((row.label, grouped.folds[row.image_id]) for row in rows)
     sizes, labels = Counter(grouped.folds.values()), Counter(row.label for row in rows)
     members: dict[str, set] = {}
@@ -435,8 +448,7 @@ def _judged(rows, grouped, k):
     allowed = max(abs(cells[label, f] / sizes[f] - labels[label] / len(rows)) for label in free for f in range(k))
     absent = sum(not cells[label, fold] for label in labels for fold in range(k))
     split = sum(len(found) > 1 for found in members.values())
-    share = f"{len(grouped.moved):,} ({len(grouped.moved) / len(rows):.1%})"
-    return split, share, len(grouped.changed), f"{100 * error:.2f} pp", f"{100 * allowed:.2f} pp", absent
+    return Judged(what, split, len(grouped.moved), len(grouped.changed), error, allowed, absent)
 
 
 def main(arguments=None) -> int:
@@ -455,7 +467,8 @@ def main(arguments=None) -> int:
         claim(parser, args.work)
         print(bench_pass(args.work, args.images, args.workers))
     else:
-        print(bench_copies(args.source, args.workers) if args.what == "copies" else bench_folds(args.source))
+        copies = args.what == "copies"
+        print(bench_copies(args.source, args.workers) if copies else folds_table(bench_folds(args.source)))
     return 0
 
 

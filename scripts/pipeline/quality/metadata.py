@@ -70,7 +70,7 @@ def make_metadata(
     """
     kept = grouped_folds_of(before) if before else {}
     folder, rows = _folder(out), distinct(looked)
-    shards = _first_rows(looked, rows)
+    shards = first_rows(looked, rows)
     looks, problems = look_at_all(shards, folder, workers)
     table = joined(looks)
     if not table.num_rows:
@@ -136,7 +136,7 @@ def distinct(looked: Mapping[str, PlannedShard]) -> dict[str, Known]:
     return dict(sorted(rows.items()))
 
 
-def _first_rows(looked, rows):
+def first_rows(looked: Mapping[str, PlannedShard], rows: Mapping[str, Known]) -> list[tuple[str, Shard, str]]:
     """[(path, its shard with the rows whose first part it is, key)] of all shards: each image once."""
     found = []
     for path, planned in sorted(looked.items()):
