@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
 import random
 import re
 import shutil
+import time
 import zipfile
 from collections import Counter
 
@@ -129,8 +131,9 @@ def test_other_frames_and_mirrors_are_no_pair():
         assert match is None or match.kind(1) is None
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((300, 400, 3), np.uint8), np.full((5, 900, 3), 120, np.uint8)])
-def test_images_without_content_are_looked_at(pixels):
+@pytest.mark.parametrize("shape", [(300, 400, 3), (5, 900, 3), (2000, 1, 3), (1, 1, 3), (400, 400)])
+def test_images_without_content_are_looked_at(shape):
+    pixels = np.full(shape, 120 if 1 in shape or 5 in shape else 0, np.uint8)
     data = jpeg(pixels)
     look, sketch = images.look(data), images.sketch(data)
     assert look.facts.width == pixels.shape[1] and pairs.compare(sketch, sketch) is None
@@ -249,6 +252,19 @@ def pair_with_nobody(rows):
     a_pair(rows)["pairs"]["image_id"][0] = "ffffffff-0000-4000-8000-000000000000"
 
 
+def set_in_pair(name, value):
+    def change(rows):
+        a_pair(rows)["pairs"][name][0] = value
+
+    return change
+
+
+def pair_twice(rows):
+    pairs_ = a_pair(rows)["pairs"]
+    for values in pairs_.values():
+        values.append(values[0])
+
+
 BROKEN = {
     "a pair is lost": (lose_a_pair, "is not the one that the pairs make"),
     "a pair with nobody": (pair_with_nobody, "expected a greater id that has a row"),
@@ -257,6 +273,13 @@ BROKEN = {
     "other bytes": (set_to("sha256", "0" * 64), "sha256 of"),
     "another label": (set_to("label", 7), "label of"),
     "no part": (set_to("parts", []), "parts []"),
+    "parts that are null": (set_to("parts", None), "parts None"),
+    "a fold too many": (set_to("fold_2_grouped", 2), "fold_2_grouped is 2"),
+    "a pair twice": (pair_twice, "or twice the same"),
+    "a pair of no kind": (set_in_pair("kind", 7), "of no kind"),
+    "no transform": (set_in_pair("transform", [float("nan")] * 6), "no numbers"),
+    "in Kvasir-SEG": (set_to("kvasir_seg_set", "train"), "kvasir_seg_set is train, expected None"),
+    "in a clean set": (set_to("kvasir_seg_clean", "train"), "kvasir_seg_clean is train, expected None"),
     "a row is lost": (lambda rows: rows[:1] + rows[2:], "149"),
 }
 
@@ -292,6 +315,38 @@ def test_nothing_changed_nothing_done(source, folder, capsys):
     assert tree(folder) == before and "looking at images" not in said and "comparing" not in said
 
 
+def test_of_what_is_only_looked_at_nothing_is_said(source, tmp_path):
+    """Neither does a good source make a bad build complete, nor a bad one a good build incomplete."""
+    write_source(tmp_path / "partial", images="tiny", parts=["unlabeled"], unlabeled=10)
+    expect = ["--expect", str(source / "expected.json"), "--config", "unlabeled"]
+    for name, first, then in (("bad", tmp_path / "partial", source), ("good", source, tmp_path / "partial")):
+        out = tmp_path / name
+        build(first, out, *expect, "--no-verify", expect=False)
+        before = json.loads((out / "manifest.json").read_text())
+        assert before["complete"] == (name == "good")
+        flags = ["--source", str(then), "--out", str(out), "--workers", "1", *expect, "--no-verify"]
+        assert quality(flags) == 0
+        after = json.loads((out / "manifest.json").read_text())
+        assert (after["complete"], after["sources"]) == (before["complete"], before["sources"])
+        assert verify([str(out), "--workers", "1", *expect[:2]]) == 1
+
+
+def test_a_damaged_file_gives_no_folds(source, whole, folder, capsys):
+    data = (folder / METADATA).read_bytes()
+    for damaged in (data[:-100], data[:500] + bytes(50) + data[550:]):
+        (folder / METADATA).write_bytes(damaged)
+        assert look(source, folder) == 0
+        assert "its grouped folds cannot be kept" in capsys.readouterr().err
+        assert (folder / METADATA).read_bytes() == (whole / METADATA).read_bytes()
+
+
+def test_parts_of_a_folder_are_looked_at_again_without_being_named(source, tmp_path, capsys):
+    assert look(source, tmp_path / "out", "--config", "unlabeled") == 0
+    (tmp_path / "out" / METADATA).unlink()
+    assert look(source, tmp_path / "out") == 0
+    assert {row["parts"][0] for row in rows_of(tmp_path / "out").values()} == {"unlabeled"}
+
+
 def test_as_part_of_a_build(source, whole, tmp_path):
     flags = ["--config", "labeled", "--config", "segmented", "--config", "unlabeled", "--config", "metadata"]
     build(source, tmp_path / "out", *flags)
@@ -304,7 +359,7 @@ def test_a_killed_pass_goes_on(source, whole, tmp_path):
     process = Process({}, [*command, source / "expected.json"])
     done = out / ".quality"
     while process.poll() is None and len(list(done.rglob("looks/*.arrow"))) < 5:
-        pass
+        time.sleep(0.001)
     process.kill()
     kept = {path.name: path.stat().st_mtime_ns for path in done.rglob("looks/*.arrow")}
     assert len(kept) >= 5 and not (out / "manifest.json").exists()
@@ -439,6 +494,17 @@ def test_grouped_folds_of_any_rows(given, rng):
     assert not changed  # a group's old rows are in one fold, so a new row of it joins them there
 
 
+def test_small_classes_that_are_not_in_every_fold_are_told(whole):
+    rows = leaks.read_rows(whole / METADATA)
+    absent = leaks.absent_findings(leaks.count(rows))
+    for split, findings in absent.items():
+        for label, finding in enumerate(FINDINGS):
+            there = {row[split] for row in rows if row["label"] == label} - {None}
+            assert (finding in findings) == (0 < len(there) < int(split[5]))
+    assert absent["fold_5_grouped"] and "fold_5_grouped: not in every fold" in leaks.report(rows)
+    assert f"in every fold of `fold_5_grouped`: {absent['fold_5_grouped'][0]}" in (whole / "README.md").read_text()
+
+
 def test_a_new_image_that_joins_two_groups_moves_the_smaller():
     rows = [Row(f"{i}", 0, 0, "a") for i in range(3)] + [Row(f"{i}", 0, 1, "b") for i in range(3, 5)]
     before = group_folds(rows, 2, {}).folds
@@ -453,7 +519,8 @@ def test_folds_stay_near_the_official_ones(real):
     lines = bench_quality.bench_folds([str(real)])
     assert len(lines) == 8
     for line in lines:
-        assert line.split == line.changed == 0 and line.where_allowed <= 0.003
+        assert line.split == line.changed == 0
+        assert line.where_allowed <= (0.0035 if "added" in line.what else 0.003)  # no old row may move
         if "few groups" in line.what:
             assert line.moved <= 0.03 * 10_662 and line.absent == 0
 
