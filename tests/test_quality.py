@@ -331,6 +331,24 @@ def test_of_what_is_only_looked_at_nothing_is_said(source, tmp_path):
         assert verify([str(out), "--workers", "1", *expect[:2]]) == 1
 
 
+def test_a_better_source_makes_metadata_alone_complete(source, tmp_path):
+    write_source(tmp_path / "partial", images="tiny", parts=["unlabeled"], unlabeled=10)
+    for place, flag, complete in ((tmp_path / "partial", ["--no-verify"], False), (source, [], True)):
+        flags = [
+            "--source",
+            str(place),
+            "--out",
+            str(tmp_path / "out"),
+            "--workers",
+            "1",
+            "--config",
+            "unlabeled",
+            *flag,
+        ]
+        assert quality([*flags, "--expect", str(source / "expected.json")]) == 0
+        assert json.loads((tmp_path / "out/manifest.json").read_text())["complete"] == complete
+
+
 def test_a_damaged_file_gives_no_folds(source, whole, folder, capsys):
     data = (folder / METADATA).read_bytes()
     for damaged in (data[:-100], data[:500] + bytes(50) + data[550:]):

@@ -90,8 +90,9 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected,
         kept, made = kept | ours, made | theirs
         waived += plan.problems.settle(checks)[len(waived) :]
     built = {VIEWS[config].part for config in plan.configs}
-    # What is only looked at says nothing of the files that are there.
-    known = {part: source for part, source in old["sources"].items() if part not in built}
+    # A part that is only looked at: its files, if there are any, are of the source that they were built from.
+    stay = {part_of_path(path) for path in old["files"]} - built
+    known = {part: source for part, source in old["sources"].items() if part in stay}
     sources = {part: {**source, "complete": not waived} for part, source in sources.items()} | known
     files = kept | staged | made
     there = _with_rows(plan.configs, files, waived)
