@@ -378,7 +378,7 @@ def test_numbers_are_those_of_the_files(carded):
     objects = pq.read_table(carded / "data/segmented/00.parquet")["objects"].to_pylist()
     assert f"and {sum(len(o['id']) for o in objects)} boxes" in text
     assert "Not the official numbers" in text and "labeled images: 137 here, officially 10,662;" in text
-    for claim in ("254 groups", "982", "three pairs", "On a copy", "Of the official archives:"):
+    for claim in ("254 groups", "982 are JFIF", "18 pairs show", "On a copy", "Of the official archives:"):
         assert claim not in text, "of the official archives, which these are not"
 
 
