@@ -297,7 +297,7 @@ from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 import numpy as np
 from hyper_kvasir import Expected
 from scripts.pipeline.plan import make_plan
-from scripts.pipeline.quality import images, metadata, pairs
+from scripts.pipeline.quality import metadata, pairs
 source, folder, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
 plan = make_plan([source], ["metadata"], Expected.load(source + "/expected.json"), looked=["unlabeled"])
 shards, told = metadata.first_rows(plan.looked, metadata.distinct(plan.looked)), {}

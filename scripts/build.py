@@ -15,23 +15,13 @@ import shlex
 from hyper_kvasir import Expected
 from scripts.pipeline.build import BuildError, build
 from scripts.pipeline.configs import BUILT, METADATA, VIEWS
-from scripts.pipeline.console import (
-    add_expect,
-    add_source,
-    add_workers,
-    check_sources_exist,
-    command_parser,
-    refusing,
-    run,
-    say,
-)
+from scripts.pipeline.console import add_building, check_sources_exist, command_parser, refusing, run, say
 
 
 @refusing(BuildError, ValueError, OSError)
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.build", __doc__)
-    add_source(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write: new, or one built before")
+    add_building(parser)
     parser.add_argument(
         "--config",
         action="append",
@@ -39,9 +29,7 @@ def main(arguments=None) -> int:
         metavar="NAME",
         help=f"one of {', '.join(VIEWS)}; repeatable; default: all but {METADATA}, which looks at every image",
     )
-    add_workers(parser)
     parser.add_argument("--no-verify", action="store_true", help="build from a partial source, and say what is missing")
-    add_expect(parser)
     args = parser.parse_args(arguments)
     check_sources_exist(parser, args.source)
     settings = {"workers": args.workers, "checks": not args.no_verify, "expected": Expected.load(args.expect)}

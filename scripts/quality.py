@@ -16,23 +16,13 @@ import shlex
 from hyper_kvasir import Expected
 from scripts.pipeline.build import BuildError, build
 from scripts.pipeline.configs import BUILT, METADATA, parts_of
-from scripts.pipeline.console import (
-    add_expect,
-    add_source,
-    add_workers,
-    check_sources_exist,
-    command_parser,
-    refusing,
-    run,
-    say,
-)
+from scripts.pipeline.console import add_building, check_sources_exist, command_parser, refusing, run, say
 
 
 @refusing(BuildError, ValueError, OSError)
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.quality", __doc__)
-    add_source(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write: new, or one built before")
+    add_building(parser)
     parser.add_argument(
         "--config",
         action="append",
@@ -45,9 +35,7 @@ def main(arguments=None) -> int:
         metavar="FILE",
         help="metadata of an earlier version, whose grouped folds are kept; default: that in --out, if there is any",
     )
-    add_workers(parser)
     parser.add_argument("--no-verify", action="store_true", help="continue despite missing or undecodable images")
-    add_expect(parser)
     args = parser.parse_args(arguments)
     check_sources_exist(parser, args.source)
     build(

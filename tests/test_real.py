@@ -153,6 +153,8 @@ def test_the_pairs_that_are_known_of_the_true_images(real, tmp_path):
         "| Kvasir-SEG | `kvasir_seg_set` | 18 | 13 |",
     ):
         assert line in text
+    ious = sorted(float(row["mask_iou"]) for row in found.values() if row["kind"] == "same_frame")
+    assert len(ious) == 18 and ious[0] > 0.6 and 0.9 < ious[8] < 0.95
     leaking = {row[f"{end}image_id"] for row in found.values() if "kvasir_seg_set" in row["leaks_in"]
                for end in ("", "other_") if row[f"{end}kvasir_seg_set"] == "validation"
                and row["kind"] == "same_frame"}  # fmt: skip

@@ -8,8 +8,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_o
 from scripts.pipeline.output import STAGING, BuildError, Journal, check_ours, move, only_builder_of, remove_leftovers
 from scripts.pipeline.parquet import write_shard
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
-from scripts.pipeline.pool import worker_pool
+from scripts.pipeline.pool import finished, worker_pool
 
 
 def build(
@@ -250,22 +249,16 @@ def build_shards(
         for path, planned in sorted(todo.items(), key=lambda item: -item[1].shard.image_bytes):  # large ones first
             decode = planned.shard.part in plan.decoded
             jobs[pool.submit(write_shard, *planned, os.path.join(into, path), decode=decode)] = path
-        try:
-            for job in as_completed(jobs):
-                name, result = jobs[job], job.result()
-                if name in known:
-                    sources[name] = {**result, "directory": plan.directories[name]}
-                elif "problems" in result:
-                    problems += result["problems"]
-                else:
-                    made[name] = result
-                    journal.add(name, {**result, "decoded": todo[name].shard.part in plan.decoded})
-                    made_one(os.path.join(into, name))
-                    bar.update(todo[name].shard.image_bytes)
-        except BrokenProcessPool as error:
-            raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for name, result in finished(pool, jobs):
+            if name in known:
+                sources[name] = {**result, "directory": plan.directories[name]}
+            elif "problems" in result:
+                problems += result["problems"]
+            else:
+                made[name] = result
+                journal.add(name, {**result, "decoded": todo[name].shard.part in plan.decoded})
+                made_one(os.path.join(into, name))
+                bar.update(todo[name].shard.image_bytes)
     return sources, made, problems
 
 

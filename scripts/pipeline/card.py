@@ -570,7 +570,7 @@ def _leaks_context(metadata):
     sides, splits = {}, {}
     for split, side, images in metadata["sides"]:
         sides.setdefault(split, []).append((side, images))
-    for split, kind, pairs, across, _ in metadata["leaks"]:
+    for split, kind, pairs, across in metadata["leaks"]:
         if split in sides:
             splits.setdefault(split, {})[kind] = {"pairs": pairs, "across": across}
     groups = {kind: dict(zip(("groups", "images", "largest"), numbers)) for kind, numbers in metadata["groups"].items()}
@@ -590,7 +590,7 @@ def _leaks_context(metadata):
         "sides": sides,
         "between": between,
         "findings": dict(sorted(findings.items(), key=lambda item: -sum(item[1].values()))),
-        "moved": {split: moved for split, moved, _ in metadata["moved"] if split in sides},
+        "moved": {split: moved for split, moved in metadata["moved"] if split in sides},
         "absent": leaks.absent_findings(metadata),
         "masks": {"pairs": len(ious), **_spread(ious)} if ious else None,
         "headers": leaks.told_by_header(metadata["encoders"]),

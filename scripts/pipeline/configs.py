@@ -21,7 +21,6 @@ VIEWS = {
     ),
 }
 KINDS = ("same_frame", "same_scene")  # of pairs; what is the same frame is the same scene, too
-SIDES = ("train", "validation")  # of Kvasir-SEG's official split
 
 
 def features_of(config: str) -> datasets.Features:

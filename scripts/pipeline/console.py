@@ -56,8 +56,8 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=number, default=os.cpu_count(), help="processes (default: one per core)")
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
-    """Adds --source, a list of places where archives are."""
+def add_building(parser: argparse.ArgumentParser) -> None:
+    """Adds what every build takes: --source, a list of places where archives are, --out, --workers and --expect."""
     parser.add_argument(
         "--source",
         action="append",
@@ -65,6 +65,9 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a folder with archives, or a zip; repeatable: the first that has a part is used",
     )
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write: new, or one built before")
+    add_workers(parser)
+    add_expect(parser)
 
 
 def add_expect(parser: argparse.ArgumentParser) -> None:

@@ -31,6 +31,7 @@ SPLITS = {  # columns of `metadata`, in words
     "kvasir_seg_clean": "Kvasir-SEG, clean",
 }
 OFFICIAL_SPLITS, CLEAN_SPLITS = tuple(SPLITS)[:3], tuple(SPLITS)[3:]  # the same, without leaks
+FOLDS = {"fold_2": 2, "fold_5": 5}  # how many folds the official splits have
 GROUPS = dict(zip(KINDS, ("same_frame_group", "scene_group")))  # a scene holds the pairs of both kinds
 PLACES = ("segmented", "labeled", "unlabeled")  # of an image: the first of them that is among its parts
 COLUMNS = [
@@ -135,7 +136,8 @@ def _wrong_groups(rows):
 
 
 def _wrong_splits(rows):
-    for number, official, made in zip((2, 5), OFFICIAL_SPLITS, CLEAN_SPLITS):
+    for official, number in FOLDS.items():
+        made = f"{official}_grouped"
         sides: dict[str, set] = {}
         for row in rows:
             fold = row[made]
@@ -177,12 +179,12 @@ def is_across(pair: dict, split: str) -> bool:
 def count(rows: Sequence[dict]) -> dict:
     """The summary of `metadata`, in JSON's types: {
     "groups": {kind: [groups, images, images of the largest]},     of images of one frame, and of one scene
-    "leaks": [[split, kind, pairs, pairs across, images on either side of these]],
+    "leaks": [[split, kind, pairs, pairs across]],
     "sides": [[split, side, images]],
     "between": [[place, place, kind, pairs]],                      of PLACES
     "findings": [[label, label, kind, pairs]],
-    "moved": [[split, images in another fold than the official one, images]],
-    "absent": [[split, fold, label]],                              of findings that are in no image of a grouped fold
+    "moved": [[split, images in another fold than the official one]],
+    "absent": {split: [label]},                                    of findings that are not in every grouped fold
     "mask_ious": [IoU],                                            of two copies of a frame, sorted
     "encoders": [[label, JFIF marker, quality, subsampling, images]]}
 
@@ -204,11 +206,8 @@ def count(rows: Sequence[dict]) -> dict:
             for pair in pairs
             if all(row["label"] is not None for row in _ends(pair))
         ),
-        "moved": [
-            [f"{split}_grouped", sum(row[split] != row[f"{split}_grouped"] for row in rows), len(rows)]
-            for split in ("fold_2", "fold_5")
-        ],
-        "absent": [absent for number, split in zip((2, 5), CLEAN_SPLITS) for absent in _absent(rows, split, number)],
+        "moved": [[f"{split}_grouped", sum(row[split] != row[f"{split}_grouped"] for row in rows)] for split in FOLDS],
+        "absent": {f"{split}_grouped": _absent(rows, f"{split}_grouped", number) for split, number in FOLDS.items()},
         "mask_ious": sorted(pair["mask_iou"] for pair in pairs if pair["mask_iou"] is not None),
         "encoders": _counted(
             (row["label"], row["jfif"], row["quality"], row["subsampling"]) for row in rows if row["label"] is not None
@@ -222,14 +221,12 @@ def _ends(pair):
 
 def _leak(split, kind, pairs):
     some = [pair for pair in pairs if pair["kind"] == kind and all(row[split] is not None for row in _ends(pair))]
-    across = [pair for pair in some if is_across(pair, split)]
-    return [split, kind, len(some), len(across), len({row["image_id"] for pair in across for row in _ends(pair)})]
+    return [split, kind, len(some), sum(is_across(pair, split) for pair in some)]
 
 
 def _absent(rows, split, number):
-    there = {(row[split], row["label"]) for row in rows if row[split] is not None}
-    labels = sorted({label for _, label in there})
-    return [[split, fold, label] for fold in range(number) for label in labels if (fold, label) not in there]
+    folds = Counter(label for _, label in {(row[split], row["label"]) for row in rows if row[split] is not None})
+    return sorted(label for label, found in folds.items() if found < number)
 
 
 def _counted(values):
@@ -239,10 +236,7 @@ def _counted(values):
 
 def absent_findings(counted: dict) -> dict[str, list[str]]:
     """{grouped split: findings that are not in every fold of it} of what `count` gives."""
-    found: dict[str, dict] = {}
-    for split, _, label in counted["absent"]:
-        found.setdefault(split, {})[TAXONOMY[label].name] = None
-    return {split: list(names) for split, names in found.items()}
+    return {split: [TAXONOMY[label].name for label in labels] for split, labels in counted["absent"].items() if labels}
 
 
 def csv_text(pairs: Sequence[dict]) -> str:
@@ -323,7 +317,7 @@ def report(rows: Sequence[dict]) -> str:
         sides.setdefault(split, []).append(f"{side} {images:,}")
     leaking = [
         (split, kind.replace("_", " "), pairs, across)
-        for split, kind, pairs, across, _ in found["leaks"]
+        for split, kind, pairs, across in found["leaks"]
         if split in sides
     ]
     texts += [table(("split", "kind", "pairs in it", "leaking"), leaking)] if leaking else []
@@ -335,7 +329,7 @@ def report(rows: Sequence[dict]) -> str:
     texts += [
         "\n".join(
             f"{split}: {moved:,} images in another fold than the official one"
-            for split, moved, _ in found["moved"]
+            for split, moved in found["moved"]
             if split in sides
         )
     ]

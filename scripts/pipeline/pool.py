@@ -5,7 +5,12 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from scripts.pipeline.output import BuildError
 
 
 def worker_pool(workers: int) -> Executor:
@@ -16,6 +21,20 @@ def worker_pool(workers: int) -> Executor:
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     return ProcessPoolExecutor(workers, context, initializer=_end_with_parent, initargs=(os.getpid(),))
+
+
+def finished(pool: Executor, jobs: Mapping[Future, str]) -> Iterator[tuple[str, Any]]:
+    """(name, result) of the jobs {job: name} of a pool, as they are done; the first that fails cancels the others.
+
+    Raises what that job raised, or BuildError where a worker was killed.
+    """
+    try:
+        for job in as_completed(jobs):
+            yield jobs[job], job.result()
+    except BrokenProcessPool as error:
+        raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _end_with_parent(parent):

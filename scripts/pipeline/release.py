@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyper_kvasir import Expected, Problems, Shard, SourceError, known_columns, listed, read_examples
-from scripts.pipeline import stats
+from scripts.pipeline import leaks, stats
 from scripts.pipeline.build import build_shards, built_shards, check_sources
 from scripts.pipeline.card import folder_examples, make_card, stored_pairs
 from scripts.pipeline.card_check import check_card, lint_card
@@ -139,10 +139,7 @@ class SourceMaker:
         }
         rows = {path: _row_digests(planned) for path, planned in new.items()}
         if self.plan.looked:
-            from scripts.pipeline.quality import metadata  # loads OpenCV, which other publications do not need
-
-            images = metadata.distinct(self.plan.looked)
-            rows[metadata.PATH] = {f"{METADATA} {image_id}": image.digest for image_id, image in images.items()}
+            rows[leaks.METADATA_FILE] = {f"{METADATA} {i}": image.digest for i, image in self._planned[1].items()}
         draft = Draft(version=self.edition.version, folder=self.staging, manifest=manifest, rows=rows)
         if _to_build(draft):
             return draft
@@ -166,6 +163,13 @@ class SourceMaker:
         if set(_to_build(draft)) - set(todo):
             self._look(published)
         return self._whole(draft, published)
+
+    @functools.cached_property
+    def _planned(self):
+        """(key, {image id: what is known of it}) of the file of `metadata`."""
+        from scripts.pipeline.quality import metadata  # loads OpenCV, which other publications do not need
+
+        return metadata.metadata_key(self.plan.looked), metadata.distinct(self.plan.looked)
 
     def _look(self, published):
         """Makes the file of `metadata`, by a pass over all images; its grouped folds stay as they are published."""
@@ -255,8 +259,8 @@ class SourceMaker:
                 entry = _entry_to_build(planned)
             files[path] = self.built.get(path, (entry, planned_content(planned.shard, entry)))
         if self.plan.looked:
-            path, planned = _planned_metadata(self.plan.looked, there)
-            files[path] = self.built.get(path, planned)
+            path = leaks.METADATA_FILE
+            files[path] = self.built.get(path) or _planned_metadata(*self._planned, there.get(path))
         for path, entry in there.items():
             if part_of_path(path) not in self._parts():
                 if entry["sha256"] not in self.read:
@@ -272,21 +276,15 @@ def _entry_to_build(planned: PlannedShard) -> dict:
     return {"rows": rows, "bytes": size, "sha256": None, "key": planned.key, "content": content}
 
 
-def _planned_metadata(looked, there):
-    """(path, (manifest entry, what the file will hold)) of `metadata`, from the published entries `there`."""
-    from scripts.pipeline.quality import metadata
-
-    rows, key, path = metadata.distinct(looked), metadata.metadata_key(looked), metadata.PATH
-    entry = there.get(path)
+def _planned_metadata(key, images, entry):
+    """(manifest entry, what the file will hold) of `metadata`; `entry` is the published one."""
     if entry is None or entry["key"] != key:
-        content = hashlib.sha256("".join(image.digest for image in rows.values()).encode()).hexdigest()
-        size = METADATA_BYTES * len(rows)
-        entry = {"rows": len(rows), "bytes": size, "sha256": None, "key": key, "content": content}
-    columns = {"image_id": list(rows)}
-    for image in rows.values():
-        for name, value in image.columns.items():
-            columns.setdefault(name, []).append(value)
-    return path, (entry, FileContent(entry["sha256"], columns, [], None, 0, []))
+        content = hashlib.sha256("".join(image.digest for image in images.values()).encode()).hexdigest()
+        size = METADATA_BYTES * len(images)
+        entry = {"rows": len(images), "bytes": size, "sha256": None, "key": key, "content": content}
+    known = [image.columns for image in images.values()]
+    columns = {"image_id": list(images), **{name: [row[name] for row in known] for name in known[0]}}
+    return entry, FileContent(entry["sha256"], columns, [], None, 0, [])
 
 
 def _to_build(draft: Draft) -> list[str]:

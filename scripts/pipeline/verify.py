@@ -32,9 +32,8 @@ from scripts.pipeline.readers import does_not_load, stream_problems
 UUID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
-FOLDS = ("fold_2", "fold_5")  # null where an official split does not list the image
 OF_SOME = (*leaks.OFFICIAL_SPLITS, *leaks.CLEAN_SPLITS, *leaks.GROUPS.values(), "label", "category", "tract")
-MAY_BE_NULL = {METADATA: (*OF_SOME, "kvasir_seg_id")}  # in other parts, FOLDS
+MAY_BE_NULL = {METADATA: (*OF_SOME, "kvasir_seg_id")}  # in other parts, the folds that a split does not list
 COMPARED = ("sha256", "width", "height", "label", "category", "tract", "fold_2", "fold_5")  # of metadata and a part
 
 # What rows and images of any content raise when they are read.
@@ -166,7 +165,7 @@ def _read_table(data, sha256, path):
         problems.append(f"{path}: {file.num_row_groups} row groups, expected 1 (streaming would hang at exit)")
     check_schema(path, table.schema, part, problems)
     scalars = [name for name in table.schema.names if not pa.types.is_nested(table.schema.field(name).type)]
-    empty = [name for name in scalars if table[name].null_count and name not in MAY_BE_NULL.get(part, FOLDS)]
+    empty = [name for name in scalars if table[name].null_count and name not in MAY_BE_NULL.get(part, leaks.FOLDS)]
     problems += [f"{path}: empty values in column {name}" for name in empty]
     if problems:
         return FileContent.unreadable(sha256, problems)

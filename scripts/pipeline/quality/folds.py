@@ -68,7 +68,6 @@ class _Balance:
     """How many images of each class a fold has beyond its official number."""
 
     def __init__(self, rows, number):
-        self.number = number
         self.official = Counter((row.label, row.official) for row in rows)
         self.slack = len(rows) / number * SLACK
         self.beyond = Counter()

@@ -1,7 +1,8 @@
 """What one image shows: facts about it, a descriptor to find others like it, local features to compare it with them.
 
-An image is decoded by libjpeg-turbo, fully and strictly, and reduced by OpenCV's area resampling until its longer side
-has SIDE pixels. All facts but those of the file are of that picture: of one size, so that they compare.
+An image is decoded by libjpeg-turbo, strictly, at the smallest of its scales that leaves enough pixels, and reduced by
+OpenCV until its longer side has SIDE pixels. All of its entropy coding is undone, so that damage is seen as in a full
+decode. All facts but those of the file are of that picture: of one size, so that they compare.
 
 The *content* is what the camera saw: without the black border, and without the navigation picture, which is green, or
 blacked out. Its threshold is relative to the brightness of the image, since copies differ in contrast and gamma. Burned

@@ -13,9 +13,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import NamedTuple
 from zlib import crc32
@@ -31,10 +29,10 @@ from hyper_kvasir import PARTS, TAXONOMY, Problems, Shard, SourceError, known_co
 from scripts.pipeline import leaks
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS, features_of
 from scripts.pipeline.console import Progress, say
-from scripts.pipeline.output import LOOKED, BuildError
+from scripts.pipeline.output import LOOKED
 from scripts.pipeline.parquet import features_metadata, write_file_of, writer_options
 from scripts.pipeline.plan import PlannedShard
-from scripts.pipeline.pool import worker_pool
+from scripts.pipeline.pool import finished, worker_pool
 from scripts.pipeline.quality import folds, images, pairs
 
 SCHEMA = 1  # of the file; increment it when the same images are to give another
@@ -136,14 +134,14 @@ def distinct(looked: Mapping[str, PlannedShard]) -> dict[str, Known]:
     return dict(sorted(rows.items()))
 
 
-def first_rows(looked: Mapping[str, PlannedShard], rows: Mapping[str, Known]) -> list[tuple[str, Shard, str]]:
-    """[(path, its shard with the rows whose first part it is, key)] of all shards: each image once."""
+def first_rows(looked: Mapping[str, PlannedShard], rows: Mapping[str, Known]) -> list[tuple[Shard, str]]:
+    """[(a shard with the rows whose first part it is, its key)] of all shards: each image once."""
     found = []
-    for path, planned in sorted(looked.items()):
+    for _, planned in sorted(looked.items()):
         shard = planned.shard
         first = tuple(row for row in shard.rows if rows[row.image_id].parts[0] == shard.part)
         if first:
-            found.append((path, shard._replace(rows=first), planned.key))
+            found.append((shard._replace(rows=first), planned.key))
     return found
 
 
@@ -156,23 +154,22 @@ def look_at_all(shards: list[tuple], folder: str, workers: int) -> tuple[list[pa
 
 def _of_each(function, shards, folder, workers, *, text):
     """The files that `function` writes, for each of `shards`, into a folder of ours; others there are removed."""
-    places, todo = [], {}
-    for path, shard, key in shards:
-        columns = features_metadata(METADATA) if function is _look_at else None  # a new fact has to be looked at
-        name = _digest(key, [row.image_id for row in shard.rows], columns)
+    places, todo = [], []
+    for shard, key in shards:
+        # A new fact has to be looked at: the columns are part of the name.
+        name = _digest(key, [row.image_id for row in shard.rows], features_metadata(METADATA))
         places.append(os.path.join(folder, f"{name}.arrow"))
         if not _is_whole(places[-1]) or _problems_in(places[-1]):  # they may be mended by now
-            todo[path] = shard, places[-1]
+            todo.append(((shard, places[-1]), shard.image_bytes))
     _remove_others(folder, places)
-    sizes = {path: shard.image_bytes for path, (shard, _) in todo.items()}
-    with Progress(sum(sizes.values()), text) as bar:
-        for path, _ in _in_parallel(function, todo, workers):
-            bar.update(sizes[path])
+    with Progress(sum(units for _, units in todo), text) as bar:
+        _in_parallel(function, todo, workers, bar)
     return places
 
 
 def _problems_in(place):
-    return json.loads((_read(place).schema.metadata or {}).get(b"problems", b"[]"))
+    with pa.OSFile(place) as file:
+        return json.loads((pa.ipc.open_file(file).schema.metadata or {}).get(b"problems", b"[]"))
 
 
 def joined(looks: list[pa.Table]) -> pa.Table:
@@ -207,20 +204,13 @@ def _digest(*inputs):
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:32]
 
 
-def _in_parallel(function, todo, workers) -> Iterator[tuple[str, object]]:
-    """(name, result) of `function` with each of the arguments `todo`, {name: arguments}, as they come."""
-    if not todo:
-        return
-    with worker_pool(min(workers, len(todo))) as pool:
-        jobs = {pool.submit(function, *arguments): name for name, arguments in todo.items()}
-        try:
-            for job in as_completed(jobs):
-                yield jobs[job], job.result()
-        except BaseException as error:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, BrokenProcessPool):
-                raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error
-            raise
+def _in_parallel(function, todo, workers, bar):
+    """Calls `function` for each of `todo`, [(arguments, units of work)], and counts these on a bar."""
+    if todo:
+        with worker_pool(min(workers, len(todo))) as pool:
+            jobs = {pool.submit(function, *arguments): units for arguments, units in todo}
+            for units, _ in finished(pool, jobs):
+                bar.update(units)
 
 
 def _write(tables: Iterable[pa.Table], schema, place):
@@ -241,7 +231,8 @@ def _read(place):
 def _is_whole(place):
     """Whether a file of ours is there, and can be read: a power failure may leave it empty."""
     try:
-        pa.ipc.open_file(pa.OSFile(place))
+        with pa.OSFile(place) as file:
+            pa.ipc.open_file(file)
         return True
     except (OSError, pa.ArrowInvalid):
         return False
@@ -338,11 +329,11 @@ def _sketch_all(todo, ids, shards, folder, workers):
     """(files of sketches; the number of the file and the row in it of each image): of the images of pairs `todo`."""
     wanted = {ids[i] for name in ("i", "j") for i in np.unique(todo[name])}
     number_of, where, some = {image_id: i for i, image_id in enumerate(ids)}, np.zeros((len(ids), 2), np.int32), []
-    for path, shard, key in shards:
+    for shard, key in shards:
         rows = tuple(row for row in shard.rows if row.image_id in wanted)
         for number, row in enumerate(rows):
             where[number_of[row.image_id]] = len(some), number
-        some += [(path, shard._replace(rows=rows), key)] if rows else []
+        some += [(shard._replace(rows=rows), key)] if rows else []
     return _of_each(_sketch, some, os.path.join(folder, "sketches"), workers, text="taking features"), where
 
 
@@ -384,16 +375,15 @@ def _sketch_at(place, number):
 def _compare_new(todo, sketches, folder, workers):
     """Compares pairs, and writes a file of evidence for every AT_ONCE of them."""
     files, where = sketches
-    jobs, sizes = {}, {}
+    batches = []
     for start in range(0, todo.num_rows, AT_ONCE):
         some = todo.slice(start, AT_ONCE)
         keys = np.stack([some[name].to_numpy() for name in _KEYS], axis=1)
         places = np.concatenate([where[some[name].to_numpy()] for name in ("i", "j")], axis=1)
         name = os.path.join(folder, f"{hashlib.sha256(keys.tobytes()).hexdigest()}.arrow")
-        jobs[name], sizes[name] = (keys, places, files, name), len(keys)
+        batches.append(((keys, places, files, name), len(keys)))
     with Progress(todo.num_rows, "comparing", unit=" pairs") as bar:
-        for name, _ in _in_parallel(_compare, jobs, workers):
-            bar.update(sizes[name])
+        _in_parallel(_compare, batches, workers, bar)
 
 
 def _compare(keys, places, files, to):
@@ -446,9 +436,9 @@ def _columns(table, rows, found, before):
     columns["scene_group"] = [scene.get(image_id) for image_id in ids]
     columns["pairs"] = _pairs_of(ids, found)
     notes = _large_groups(scene)
-    for number in (2, 5):
-        name = f"fold_{number}_grouped"
-        grouped, said = _grouped_folds(ids, rows, scene, number, before.get(name, {}))
+    for split in leaks.FOLDS:
+        name = f"{split}_grouped"
+        grouped, said = _grouped_folds(ids, rows, scene, split, before.get(name, {}))
         columns[name] = [grouped.get(image_id) for image_id in ids]
         notes += said
     return columns | _kvasir_seg(ids, rows, scene), notes
@@ -476,9 +466,9 @@ def _pairs_of(ids, found):
     return [{name: [pair[name] for pair in some] for name in names} for some in of.values()]
 
 
-def _grouped_folds(ids, rows, scene, number, before):
+def _grouped_folds(ids, rows, scene, split, before):
     """({image id: fold}, what to tell) of the labeled images that have an official fold."""
-    official = {image_id: rows[image_id].known.get(f"fold_{number}") for image_id in ids}
+    official = {image_id: rows[image_id].known.get(split) for image_id in ids}
     labels = {image_id: rows[image_id].known.get("label") for image_id in ids}
     some = [
         folds.Row(image_id, labels[image_id], fold, scene.get(image_id))
@@ -487,11 +477,11 @@ def _grouped_folds(ids, rows, scene, number, before):
     ]
     if not some:
         return {}, []
-    grouped = folds.group_folds(some, number, before)
+    grouped = folds.group_folds(some, leaks.FOLDS[split], before)
     notes = []
     if grouped.changed:
         text = "in another fold than before, as their scenes were joined"
-        notes.append(f"fold_{number}_grouped: {text}: {', '.join(grouped.changed)}")
+        notes.append(f"{split}_grouped: {text}: {', '.join(grouped.changed)}")
     return grouped.folds, notes
 
 
@@ -529,7 +519,7 @@ def _kvasir_seg(ids, rows, scene):
 
 def grouped_folds_of(path: str) -> dict[str, dict[str, int]]:
     """{column: {image id: fold}} of the grouped folds of a file of `metadata`. Raises ValueError for another file."""
-    names = ["fold_2_grouped", "fold_5_grouped"]
+    names = [f"{split}_grouped" for split in leaks.FOLDS]
     try:
         schema = pq.read_schema(path)
         if not {"image_id", *names} <= set(schema.names):
