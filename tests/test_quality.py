@@ -91,11 +91,6 @@ def test_facts_are_those_of_the_files(copies, looked_at):
     assert Counter(row["quality"] for row in rows.values()).most_common(1)[0][0] == 90
 
 
-def test_the_result_is_the_same_with_any_number_of_workers(copies, looked_at, tmp_path):
-    assert look(copies[0], tmp_path / "out", "--config", "unlabeled", workers=1) == 0
-    assert (tmp_path / "out" / METADATA).read_bytes() == (looked_at / METADATA).read_bytes()
-
-
 @pytest.mark.parametrize("name", [name for name in CHANGES if name != "mirror"])
 def test_a_changed_copy_is_the_same_frame(name):
     original = picture(np.random.default_rng(5))
@@ -218,6 +213,11 @@ def test_a_row_for_each_distinct_image(source, whole, capsys):
     assert {i for i, row in rows.items() if "segmented" in row["parts"]} == set(segmented)
     loaded = load_dataset(str(whole), "metadata", split="train")
     assert loaded.num_rows == len(rows) and loaded.features["label"].names == FINDINGS
+
+
+def test_the_result_is_the_same_with_any_number_of_workers(source, whole, tmp_path):
+    assert look(source, tmp_path / "out", workers=2) == 0
+    assert (tmp_path / "out" / METADATA).read_bytes() == (whole / METADATA).read_bytes()
 
 
 def test_groups_are_in_one_fold(whole):
