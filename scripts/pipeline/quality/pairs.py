@@ -60,8 +60,9 @@ def candidates(descriptors: np.ndarray) -> np.ndarray:
     products, others = faiss.knn(values, values, number, metric=faiss.METRIC_INNER_PRODUCT)
     here = np.repeat(np.arange(len(values)), number).reshape(others.shape)
     near = (products >= (1 - DISTANCE) * LENGTH**2) & (others != here)
-    pairs = np.stack([here[near], others[near]], axis=1)
-    return np.unique(np.sort(pairs, axis=1), axis=0)
+    here, others = here[near], others[near]
+    keys = np.unique(np.minimum(here, others) * len(values) + np.maximum(here, others))
+    return np.stack(np.divmod(keys, len(values)), axis=1)
 
 
 def compare(one: Sketch, other: Sketch) -> Match | None:
