@@ -48,7 +48,8 @@ def main(arguments=None) -> int:
         looked=parts_of(args.config or ()),
         folds_from=args.folds_from,
     )
-    say(f"metadata is in {args.out}; next: python -m scripts.verify {shlex.quote(args.out)}")
+    next_ = "" if args.no_verify else f"; next: python -m scripts.verify {shlex.quote(args.out)}"
+    say(f"metadata is in {args.out}{next_}")
     return 0
 
 

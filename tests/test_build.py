@@ -351,7 +351,10 @@ def test_another_part_after_a_build_that_was_cut_off_while_it_moved_files(source
     cut_off_while_moving(tmp_path / "other", out, monkeypatch)
     arguments = ["--source", str(source), "--out", str(out), "--expect", f"{source}/expected.json"]
     assert main([*arguments, "--config", "unlabeled"]) == 1
-    assert "cut off while its files changed places; build it too: --config labeled" in capsys.readouterr().err
+    assert (
+        "cut off while its files changed places; finish it first: python -m scripts.build ... --config labeled"
+        in capsys.readouterr().err
+    )
     build(source, out)  # back to what was there: nothing of the other is left
     assert tree(out) == tree(built)
 

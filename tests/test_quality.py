@@ -313,7 +313,7 @@ BROKEN = {
     "a fold too many": (set_to("fold_2_grouped", 2), "fold_2_grouped is 2"),
     "a pair twice": (pair_twice, "or twice the same"),
     "a pair of no kind": (set_in_pair("kind", 7), "of no kind"),
-    "no transform": (set_in_pair("transform", [float("nan")] * 6), "no numbers"),
+    "no transform": (set_in_pair("transform", [float("nan")] * 6), "evidence is impossible"),
     "in Kvasir-SEG": (set_to("kvasir_seg_set", "train"), "kvasir_seg_set is train, expected None"),
     "in a clean set": (set_to("kvasir_seg_clean", "train"), "kvasir_seg_clean is train, expected None"),
     "a row is lost": (lambda rows: rows[:1] + rows[2:], "expected 35"),
@@ -614,7 +614,8 @@ def test_what_the_header_tells(cells):
                     total += n * m
                     ahead = share[tuple(first)] - share[tuple(second)]
                     right += n * m * (1 if ahead > 0 else 0.5 if ahead == 0 else 0)
-        wanted = right / total if entry["images"] >= leaks.FEW else None
+        others = sum(counts.values()) - entry["images"]
+        wanted = right / total if min(entry["images"], others) >= leaks.FEW else None
         assert entry["auc"] == pytest.approx(wanted)
 
 

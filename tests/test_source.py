@@ -465,7 +465,7 @@ def test_parts_whose_archive_is_not_there(tmp_path, capsys):
     everything = arguments[: arguments.index("--config")]
     said = refused(everything, capsys)
     assert "the labeled part is missing" in said and "the unlabeled part is missing" in said
-    assert "to build what is there: --config segmented" in said
+    assert "to use what is there: --config segmented" in said
     assert main([*map(str, everything), "--no-verify"]) == 0
     assert "left out: the unlabeled part is missing" in capsys.readouterr().err
     assert list(json.loads((tmp_path / "out/manifest.json").read_text())["configs"]) == ["segmented"]

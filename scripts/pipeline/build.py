@@ -17,7 +17,7 @@ import pyarrow as pa
 from hyper_kvasir import Expected, Part, Problems, SourceError, listed
 from scripts.pipeline import leaks
 from scripts.pipeline.card import PLACEHOLDER, write_card
-from scripts.pipeline.configs import VIEWS, looked_parts
+from scripts.pipeline.configs import METADATA, VIEWS, looked_parts
 from scripts.pipeline.console import Progress, say
 from scripts.pipeline.files import file_sha256, sync, write_file
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
@@ -51,7 +51,7 @@ def build(
                 from scripts.pipeline.quality import metadata
 
                 folds_from = os.path.abspath(folds_from)
-                metadata.grouped_folds_of(folds_from)  # now, and not after the pass
+                metadata.earlier_of(folds_from)  # now, and not after the pass
             manifest = read_manifest(out) or {"configs": (), "sources": ()}
             held = [*manifest["configs"], *manifest["sources"]]  # the name of a part is that of a config
             parts = looked or looked_parts(configs, held)
@@ -91,6 +91,8 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected,
     built = {VIEWS[config].part for config in plan.configs}
     # A part that is only looked at: its files, if there are any, are of the source that they were built from.
     stay = {part_of_path(path) for path in old["files"]} - built
+    if METADATA in old["configs"] and METADATA not in plan.configs:
+        stay |= set(old["sources"]) - built  # metadata stays, and is of these parts
     known = {part: source for part, source in old["sources"].items() if part in stay}
     sources = {part: {**source, "complete": not waived} for part, source in sources.items()} | known
     files = kept | staged | made
@@ -109,18 +111,20 @@ def _metadata(plan, out, old_files, workers, folds_from):
     """The file of `metadata` as ({path: entry} if it is there, {path: entry} if it is made)."""
     from scripts.pipeline.quality import metadata  # loads OpenCV, which a plain build does not need
 
-    path, staging = metadata.PATH, os.path.join(out, STAGING)
-    there = _whole(out, {path: [old_files[path]]} if path in old_files else {})
-    if there and there[path]["key"] == metadata.metadata_key(plan.looked):
-        say("metadata is up to date" + (f", so {folds_from} changes nothing" if folds_from else ""))
-        say(leaks.report(leaks.read_rows(os.path.join(out, path))))
+    path, staging = leaks.METADATA_FILE, os.path.join(out, STAGING)
+    entries = [old_files[path]] if path in old_files else []
+    # It may be in its place, and a kill have left the manifest as it was.
+    there = _whole(out, {path: [*entries, *Journal(staging).entries().get(path, [])]})
+    place = os.path.join(out, path)
+    if there and there[path]["key"] == metadata.metadata_key(plan.looked) and _has_folds(place, folds_from):
+        say("metadata is up to date")
+        say(leaks.report(leaks.read_rows(place)))
         return there, {}
     if path in old_files and not there and not folds_from:
-        say(
-            f"{path}: missing, or changed since it was written: its grouped folds cannot be kept (but see --folds-from)"
-        )
+        text = "its grouped folds cannot be kept (but see --folds-from)"
+        say(f"{path}: missing, or changed since it was written: {text}")
     Journal(staging).open()  # marks the folder as ours
-    before = folds_from or (os.path.join(out, path) if there else None)
+    before = folds_from or (place if there else None)
     place = os.path.join(staging, path)
     found = metadata.make_metadata(plan.looked, out, place, workers=workers, before=before)
     for text in found.problems:
@@ -131,12 +135,25 @@ def _metadata(plan, out, old_files, workers, folds_from):
     return {}, {path: found.entry}
 
 
+def _has_folds(place, folds_from):
+    """Whether the images in a file of `metadata` have the grouped folds that another gives them."""
+    from scripts.pipeline.quality.metadata import earlier_of
+
+    if not folds_from:
+        return True
+    found, wanted = earlier_of(place).folds, earlier_of(folds_from).folds
+    return all(
+        wanted[column].get(image_id, fold) == fold for column in found for image_id, fold in found[column].items()
+    )
+
+
 def _check_cut_off(plan, out, moved):
     """Refuses to go on without a part of which some files are new already, and others not: nothing tells which."""
     others = {part_of_path(path) for path in moved} - {VIEWS[config].part for config in plan.configs}
     if others:
         flags = " ".join(f"--config {part}" for part in sorted(others))
-        raise BuildError(f"{out}: an earlier build was cut off while its files changed places; build it too: {flags}")
+        text = "an earlier build was cut off while its files changed places; finish it first: python -m scripts.build"
+        raise BuildError(f"{out}: {text} ... {flags}")
 
 
 def _with_rows(configs, files, waived):

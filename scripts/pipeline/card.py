@@ -589,6 +589,7 @@ def _leaks_context(metadata):
         "splits": splits,
         "sides": sides,
         "between": between,
+        "labeled_between": any("labeled" in places for places in between),
         "findings": dict(sorted(findings.items(), key=lambda item: -sum(item[1].values()))),
         "moved": {split: moved for split, moved in metadata["moved"] if split in sides},
         "absent": leaks.absent_findings(metadata),

@@ -30,24 +30,14 @@ SPLITS = {  # columns of `metadata`, in words
     "fold_5_grouped": "5 folds, grouped",
     "kvasir_seg_clean": "Kvasir-SEG, clean",
 }
-OFFICIAL_SPLITS, CLEAN_SPLITS = tuple(SPLITS)[:3], tuple(SPLITS)[3:]  # the same, without leaks
+OFFICIAL_SPLITS = tuple(SPLITS)[:3]  # the others are the same, without leaks
 FOLDS = {"fold_2": 2, "fold_5": 5}  # how many folds the official splits have
 GROUPS = dict(zip(KINDS, ("same_frame_group", "scene_group")))  # a scene holds the pairs of both kinds
 PLACES = ("segmented", "labeled", "unlabeled")  # of an image: the first of them that is among its parts
-COLUMNS = [
-    *(
-        "image_id",
-        "parts",
-        "label",
-        *OFFICIAL_SPLITS,
-        *CLEAN_SPLITS,
-        "kvasir_seg_id",
-        "same_frame_group",
-        "scene_group",
-    ),
-    *("width", "height", "jfif", "quality", "subsampling"),
-]
-FEW = 20  # images of a finding: of fewer, an AUC says nothing
+KVASIR_SEG_COLUMNS = ("kvasir_seg_id", "kvasir_seg_set", "kvasir_seg_clean")
+COLUMNS = ["image_id", "parts", "label", *SPLITS, "kvasir_seg_id", *GROUPS.values()]
+COLUMNS += ["width", "height", "jfif", "quality", "subsampling"]
+FEW = 20  # images of a finding, and of all others: of fewer, an AUC says nothing
 KVASIR_SEG = Path(__file__).parents[2] / "dataset_card/kvasir_seg.csv"
 EVIDENCE = ("matches", "inliers", "log10_chance", "correlation", "scale", "transform", "mask_iou")
 
@@ -89,6 +79,15 @@ def kvasir_seg() -> dict[str, dict]:
         return {row.pop("image_id"): row for row in csv.DictReader(file)}
 
 
+def kvasir_seg_columns(rows: Iterable[dict]) -> dict[str, dict]:
+    """{image id: values of KVASIR_SEG_COLUMNS}, from "image_id", "parts" and "scene_group" of rows of `metadata`."""
+    there = {row["image_id"]: row for row in rows if "segmented" in row["parts"]}
+    known = {image_id: row for image_id, row in kvasir_seg().items() if image_id in there}
+    scenes = {image_id: there[image_id]["scene_group"] for image_id in known}
+    clean = without_leaks(scenes, {image_id: row["kvasir_seg_set"] for image_id, row in known.items()})
+    return {image_id: {**row, "kvasir_seg_clean": clean.get(image_id)} for image_id, row in known.items()}
+
+
 def groups(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The group of each image that is in a pair: images that a chain of pairs joins, named by the smallest id there."""
     of: dict[str, str] = {}
@@ -122,9 +121,17 @@ def _wrong_row(row, by_id):
     for i, other in enumerate(others):
         if other not in by_id or not other > image_id:
             yield f"{image_id}: a pair with {other}, expected a greater id that has a row"
-        values = [pairs["correlation"][i], *(pairs["transform"][i] or [None])]
-        if pairs["kind"][i] not in range(len(KINDS)) or None in values or not all(map(isfinite, values)):
-            yield f"{image_id}: a pair with {other} of no kind, or whose correlation or transform are no numbers"
+        evidence = {name: pairs[name][i] for name in EVIDENCE}
+        if pairs["kind"][i] not in range(len(KINDS)) or not _possible(**evidence):
+            yield f"{image_id}: a pair with {other} of no kind, or whose evidence is impossible: {evidence}"
+
+
+def _possible(*, matches, inliers, log10_chance, correlation, scale, transform, mask_iou):
+    """Whether the evidence for a pair can be true."""
+    values = [matches, inliers, log10_chance, correlation, scale, *(transform or [None])]
+    if None in values or not all(map(isfinite, values)):
+        return False
+    return 0 <= inliers <= matches and abs(correlation) <= 1 < 1 + scale and 0 <= (mask_iou or 0) <= 1
 
 
 def _wrong_groups(rows):
@@ -151,18 +158,12 @@ def _wrong_splits(rows):
 
 
 def _wrong_sets(rows):
-    names, known = ("kvasir_seg_id", "kvasir_seg_set"), kvasir_seg()
+    wanted = kvasir_seg_columns(rows)
     for row in rows:
-        wanted = known.get(row["image_id"], {}) if "segmented" in row["parts"] else {}
-        for name in names:
-            if row[name] != wanted.get(name):
-                yield f"{row['image_id']}: {name} is {row[name]}, expected {wanted.get(name)}"
-    sides = {row["image_id"]: row["kvasir_seg_set"] for row in rows if row["kvasir_seg_set"]}
-    clean = without_leaks({row["image_id"]: row["scene_group"] for row in rows}, sides)
-    for row in rows:
-        if row["kvasir_seg_clean"] != clean.get(row["image_id"]):
-            expected = clean.get(row["image_id"])
-            yield f"{row['image_id']}: kvasir_seg_clean is {row['kvasir_seg_clean']}, expected {expected}"
+        for name in KVASIR_SEG_COLUMNS:
+            expected = wanted.get(row["image_id"], {}).get(name)
+            if row[name] != expected:
+                yield f"{row['image_id']}: {name} is {row[name]}, expected {expected}"
 
 
 def place_of(row: dict) -> str:
@@ -196,10 +197,8 @@ def count(rows: Sequence[dict]) -> dict:
         "groups": {
             kind: [len(found), sum(found.values()), max(found.values(), default=0)] for kind, found in sizes.items()
         },
-        "leaks": [_leak(split, kind, pairs) for split in (*OFFICIAL_SPLITS, *CLEAN_SPLITS) for kind in KINDS],
-        "sides": _counted(
-            (split, row[split]) for split in (*OFFICIAL_SPLITS, *CLEAN_SPLITS) for row in rows if row[split] is not None
-        ),
+        "leaks": [_leak(split, kind, pairs) for split in SPLITS for kind in KINDS],
+        "sides": _counted((split, row[split]) for split in SPLITS for row in rows if row[split] is not None),
         "between": _counted((*sorted(map(place_of, _ends(pair)), key=PLACES.index), pair["kind"]) for pair in pairs),
         "findings": _counted(
             (*sorted(row["label"] for row in _ends(pair)), pair["kind"])
@@ -268,8 +267,8 @@ def told_by_header(encoders: Sequence[Sequence]) -> list[dict]:
 
     {"finding", "images", "auc", "signature": (JFIF marker, quality, subsampling) that most of its images have,
     "share": of its images that have it, "of_others": of all other images that have it}. AUC: of ranking all images by
-    the share of the finding among those of their signature; 0.5 by chance, and None for fewer than FEW images, which
-    such a rule always tells. Nothing of fewer than two findings.
+    the share of the finding among those of their signature; 0.5 by chance, and None for fewer than FEW images, or
+    others, which such a rule always tells. Nothing of fewer than two findings.
     """
     images = {(label, tuple(signature)): number for label, *signature, number in encoders}
     of_label, of_signature = Counter(), Counter()
@@ -291,7 +290,7 @@ def told_by_header(encoders: Sequence[Sequence]) -> list[dict]:
             {
                 "finding": TAXONOMY[label].name,
                 "images": own,
-                "auc": wins / (own * others) if own >= FEW else None,
+                "auc": wins / (own * others) if min(own, others) >= FEW else None,
                 "signature": most,
                 "share": here[most] / own,
                 "of_others": (of_signature[most] - here[most]) / others,
@@ -334,7 +333,7 @@ def report(rows: Sequence[dict]) -> str:
         )
     ]
     for split, findings in absent_findings(found).items():
-        texts.append(f"{split}: not in every fold, as all their images are in few scenes: {', '.join(findings)}")
+        texts.append(f"{split}: not in every fold, as they have few images, or few scenes: {', '.join(findings)}")
     if "kvasir_seg_clean" in sides:
         texts.append(
             f"kvasir_seg_set: {', '.join(sides['kvasir_seg_set'])}; clean: {', '.join(sides['kvasir_seg_clean'])}"

@@ -10,6 +10,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from scripts.pipeline.console import say
 from scripts.pipeline.output import BuildError
 
 
@@ -23,7 +24,7 @@ def worker_pool(workers: int) -> Executor:
     return ProcessPoolExecutor(workers, context, initializer=_end_with_parent, initargs=(os.getpid(),))
 
 
-def finished(pool: Executor, jobs: Mapping[Future, str]) -> Iterator[tuple[str, Any]]:
+def finished(pool: Executor, jobs: Mapping[Future, Any]) -> Iterator[tuple[Any, Any]]:
     """(name, result) of the jobs {job: name} of a pool, as they are done; the first that fails cancels the others.
 
     Raises what that job raised, or BuildError where a worker was killed.
@@ -31,6 +32,9 @@ def finished(pool: Executor, jobs: Mapping[Future, str]) -> Iterator[tuple[str, 
     try:
         for job in as_completed(jobs):
             yield jobs[job], job.result()
+    except KeyboardInterrupt:
+        say("stopping; the files in hand are finished first (Ctrl-C again: at once)")
+        raise
     except BrokenProcessPool as error:
         raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error
     finally:

@@ -175,7 +175,7 @@ class SourceMaker:
         """Makes the file of `metadata`, by a pass over all images; its grouped folds stay as they are published."""
         from scripts.pipeline.quality import metadata
 
-        path, before = metadata.PATH, None
+        path, before = leaks.METADATA_FILE, None
         place = os.path.join(self.staging, path)
         if path in published.entries:
             before = os.path.join(self.staging, "metadata-before.parquet")

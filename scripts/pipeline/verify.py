@@ -32,9 +32,19 @@ from scripts.pipeline.readers import does_not_load, stream_problems
 UUID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
-OF_SOME = (*leaks.OFFICIAL_SPLITS, *leaks.CLEAN_SPLITS, *leaks.GROUPS.values(), "label", "category", "tract")
+OF_SOME = (*leaks.SPLITS, *leaks.GROUPS.values(), "label", "category", "tract")
 MAY_BE_NULL = {METADATA: (*OF_SOME, "kvasir_seg_id")}  # in other parts, the folds that a split does not list
-COMPARED = ("sha256", "width", "height", "label", "category", "tract", "fold_2", "fold_5")  # of metadata and a part
+COMPARED = (
+    "sha256",
+    "bytes",
+    "width",
+    "height",
+    "label",
+    "category",
+    "tract",
+    "fold_2",
+    "fold_5",
+)  # of metadata and a part
 
 # What rows and images of any content raise when they are read.
 UNREADABLE = (ValueError, OSError, TypeError, LookupError, SyntaxError, Image.DecompressionBombError)
@@ -171,11 +181,12 @@ def _read_table(data, sha256, path):
         return FileContent.unreadable(sha256, problems)
     if part == METADATA:
         return metadata_content(file, sha256, path)
-    crcs, lines, instances, boxes, digests = [], [], 0, 0, []
+    crcs, lines, instances, boxes, digests, sizes = [], [], 0, 0, [], []
     for row in _rows(table):
         try:
             crcs.append(crc32(row["image"]["bytes"]))
             digests.append(hashlib.sha256(row["image"]["bytes"]).hexdigest())
+            sizes.append(len(row["image"]["bytes"]))
             _check_row(row, part)
             pixels = {}
             if part == "segmented":
@@ -190,7 +201,7 @@ def _read_table(data, sha256, path):
     except ValueError as error:
         entry = {}
         problems.append(f"{path}: {error}")
-    columns = {**table.select(scalars).to_pydict(), "sha256": digests}
+    columns = {**table.select(scalars).to_pydict(), "sha256": digests, "bytes": sizes}
     return FileContent(sha256, columns, crcs, instances, boxes, problems, lines, entry)
 
 

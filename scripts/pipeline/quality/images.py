@@ -86,13 +86,13 @@ def look(data: bytes) -> Look:
     luma = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
     inner = cv2.erode(content, SPECKS[:5, :5])
     detail = cv2.Laplacian(luma, cv2.CV_16S)
-    pixels = header["width"] * header["height"]
+    area = header["width"] * header["height"]
     facts = Facts(
         **header,
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),
         phash=_PHASH.compute(picture).tobytes().hex(),
-        bits_per_pixel=_rounded(8 * len(data) / pixels),
+        bits_per_pixel=_rounded(8 * len(data) / area),
         black_share=_rounded(cv2.countNonZero(cv2.compare(brightest, BLACK, cv2.CMP_LE)) / luma.size),
         green_share=_rounded(cv2.countNonZero(green) / luma.size),
         black_rectangle=_rounded(_black_rectangle(brightest, content) / luma.size),

@@ -6,6 +6,7 @@ comparisons, by the digests of the two images. So a pass that was cut off goes o
 the shards that are new. The same images give the same bytes, with any number of workers.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -29,6 +30,7 @@ from hyper_kvasir import PARTS, TAXONOMY, Problems, Shard, SourceError, known_co
 from scripts.pipeline import leaks
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS, features_of
 from scripts.pipeline.console import Progress, say
+from scripts.pipeline.manifest import QUALITY
 from scripts.pipeline.output import LOOKED
 from scripts.pipeline.parquet import features_metadata, write_file_of, writer_options
 from scripts.pipeline.plan import PlannedShard
@@ -37,8 +39,8 @@ from scripts.pipeline.quality import folds, images, pairs
 
 SCHEMA = 1  # of the file; increment it when the same images are to give another
 LOOKS = 1  # of what is kept of images and comparisons; increment it when the same images are to give others
-PATH = leaks.METADATA_FILE
-PACKAGES = ("faiss-cpu", "numpy", "opencv-contrib-python-headless", "simplejpeg")  # others may give other looks
+PACKAGES = ("numpy", "pillow", *QUALITY)  # others may give other looks
+SHA256 = 32  # bytes at the end of a file that is kept
 AT_ONCE = 4096  # pairs that a worker compares before it gives its results
 ALL_BLACK, SMALL = 0.9, 200  # of an image that is told as odd: share, and pixels a side (official: 332 at least)
 LARGE_GROUP = 20  # images of one scene, at least, that are told: a wrong pair may have joined two scenes
@@ -48,11 +50,18 @@ class Found(NamedTuple):
     """What a pass gives."""
 
     entry: dict  # of its file in the manifest
-    problems: list[str]  # images that cannot be decoded; they have no row
+    problems: list[str]  # images that cannot be decoded, which have no row, and masks that cannot be compared
+
+
+class Earlier(NamedTuple):
+    """What stays of the version before."""
+
+    folds: dict[str, dict[str, int]]  # {column: {image id: fold}} of the grouped folds
+    pairs: list[tuple[str, str]]  # ids of two images
 
 
 def metadata_key(looked: Mapping[str, PlannedShard]) -> str:
-    """A digest of all that the file depends on, but for the folds of the version before."""
+    """A digest of all that the file depends on, but for what stays of the version before."""
     inputs = [SCHEMA, LOOKS, writer_options(METADATA), features_metadata(METADATA)]
     inputs += [sorted((path, planned.key) for path, planned in looked.items())]
     return hashlib.sha256(json.dumps(inputs).encode() + leaks.KVASIR_SEG.read_bytes()).hexdigest()
@@ -63,26 +72,40 @@ def make_metadata(
 ) -> Found:
     """Looks at the images of the shards `looked`, compares them, writes the file to `place`, and says what it found.
 
-    Keeps that in `out`. `before` is a file of the version before, whose grouped folds stay as they are; raises
-    ValueError for anything else.
+    Keeps that in `out`. Of `before`, a file of the version before, the grouped folds stay as they are, and the pairs
+    are compared again, although other images may be nearer now. Raises ValueError where it is another file.
     """
-    kept = grouped_folds_of(before) if before else {}
+    earlier = earlier_of(before) if before else Earlier({}, [])
     folder, rows = _folder(out), distinct(looked)
     shards = first_rows(looked, rows)
     looks, problems = look_at_all(shards, folder, workers)
     table = joined(looks)
     if not table.num_rows:
         raise SourceError([*problems, "no image that can be decoded is left"])
-    found = _with_masks(find_pairs(table, shards, folder, workers), looked)
-    columns, notes = _columns(table, rows, found, kept)
+    found, unread = _with_masks(find_pairs(table, shards, folder, workers, known=earlier.pairs), looked)
+    problems += unread
+    columns, notes = _columns(table, rows, found, earlier.folds)
+    notes += _gone(earlier.folds, table, before, out)
     for text in (*notes, *_odd_images(table)):
         say(text)
     data = pa.table(columns, schema=features_of(METADATA).arrow_schema)
     digests = "".join(rows[image_id].digest for image_id in table["image_id"].to_pylist())
-    # An image that is left out may be given, and decode, the next time.
+    # What is left out may be given, and decode, the next time.
     key = metadata_key(looked) if not problems else hashlib.sha256(json.dumps(problems).encode()).hexdigest()
     entry = write_file_of(data, METADATA, place, key=key, row_digests=digests)
     return Found(entry, problems)
+
+
+def _gone(folds_before, table, before, out):
+    """What to tell of images that had a grouped fold and have no row now; their file is kept for them."""
+    gone = {image_id for of in folds_before.values() for image_id in of} - set(table["image_id"].to_pylist())
+    if not gone:
+        return []
+    kept = os.path.join(out, LOOKED, "metadata-before.parquet")
+    with contextlib.suppress(shutil.SameFileError):
+        shutil.copyfile(before, kept)
+    text = f"{len(gone):,} images that had grouped folds have no row now (e.g. {min(gone)})"
+    return [f"{text}; should they come back, --folds-from {kept} gives them the same folds"]
 
 
 def _folder(out):
@@ -169,7 +192,7 @@ def _of_each(function, shards, folder, workers, *, text):
 
 def _problems_in(place):
     with pa.OSFile(place) as file:
-        return json.loads((pa.ipc.open_file(file).schema.metadata or {}).get(b"problems", b"[]"))
+        return json.loads((_opened(file).schema.metadata or {}).get(b"problems", b"[]"))
 
 
 def joined(looks: list[pa.Table]) -> pa.Table:
@@ -214,26 +237,34 @@ def _in_parallel(function, todo, workers, bar):
 
 
 def _write(tables: Iterable[pa.Table], schema, place):
-    """Writes tables to a file that can be read without being copied; a kill leaves no half of it."""
+    """Writes tables to a file that can be read without being copied, its sha256 last; a kill leaves no half of it."""
     os.makedirs(os.path.dirname(place), exist_ok=True)
     beside = f"{place}.{os.getpid()}"
     with pa.OSFile(beside, "wb") as file, pa.ipc.new_file(file, schema) as writer:
         for table in tables:
             writer.write_table(table)
+    with open(beside, "r+b") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.write(digest)
     os.replace(beside, place)
+
+
+def _opened(file):
+    """An open file of ours, to be read as Arrow's."""
+    return pa.ipc.open_file(file, footer_offset=file.size() - SHA256)
 
 
 def _read(place):
     with pa.memory_map(place) as file:
-        return pa.ipc.open_file(file).read_all()
+        return _opened(file).read_all()
 
 
 def _is_whole(place):
-    """Whether a file of ours is there, and can be read: a power failure may leave it empty."""
+    """Whether a file of ours is there, with the bytes that were written: a power failure may leave others."""
     try:
-        with pa.OSFile(place) as file:
-            pa.ipc.open_file(file)
-        return True
+        with pa.memory_map(place) as file:
+            data = memoryview(file.read_buffer())
+            return hashlib.sha256(data[:-SHA256]).digest() == bytes(data[-SHA256:])
     except (OSError, pa.ArrowInvalid):
         return False
 
@@ -269,11 +300,16 @@ _EVIDENCE = pa.schema(
 )
 
 
-def find_pairs(table: pa.Table, shards: list[tuple], folder: str, workers: int) -> list[Pair]:
-    """All pairs among the images of a table of looks, sorted. Comparisons that are in `folder` are not made again."""
-    near = pairs.candidates(descriptors_of(table))
-    evidence = _compare_all(near, table, shards, folder, workers)
+def find_pairs(
+    table: pa.Table, shards: list[tuple], folder: str, workers: int, *, known: Iterable[tuple[str, str]] = ()
+) -> list[Pair]:
+    """All pairs among the images of a table of looks, sorted. Comparisons that are in `folder` are not made again.
+
+    Compared are those that are near to each other, and those that are `known`, by their ids.
+    """
     ids = table["image_id"].to_pylist()
+    near = _with_known(pairs.candidates(descriptors_of(table)), known, ids)
+    evidence = _compare_all(near, table, shards, folder, workers)
     found = []
     for row in evidence.filter(pc.less_equal(evidence["chance"], pairs.CHANCE)).to_pylist():
         transform = np.array([row[f"t{i}"] for i in range(6)]).reshape(2, 3)
@@ -283,6 +319,13 @@ def find_pairs(table: pa.Table, shards: list[tuple], folder: str, workers: int) 
             found.append(Pair(ids[row["i"]], ids[row["j"]], kind, match))
     found += _identical(table, found)
     return sorted(found, key=lambda pair: pair[:2])
+
+
+def _with_known(near, known, ids):
+    """Pairs (i, j) of the images `ids`, sorted: those that are near, and those of known ids that are there."""
+    at = {image_id: i for i, image_id in enumerate(ids)}
+    there = [(at[one], at[other]) for one, other in known if one in at and other in at]
+    return np.unique(np.concatenate([near, np.reshape(there, (-1, 2)).astype(np.int64)]), axis=0) if there else near
 
 
 def _identical(table, found):
@@ -354,7 +397,7 @@ def _sketch(shard, place):
 
 @functools.lru_cache(maxsize=256)  # open files
 def _sketches(place):
-    return pa.ipc.open_file(pa.OSFile(place))
+    return _opened(pa.OSFile(place))
 
 
 @functools.lru_cache(maxsize=64)  # pairs are sorted by their first image
@@ -401,24 +444,27 @@ def _compare(keys, places, files, to):
 
 
 def _with_masks(found, looked):
-    """The pairs, with the IoU of the masks of two copies of one frame that have masks."""
+    """(the pairs, with the IoU of the masks of two copies of one frame that have masks; problems of those masks)"""
     shards = [planned.shard for planned in looked.values() if planned.shard.part == "segmented"]
     rows = {row.image_id: (shard, row) for shard in shards for row in shard.rows}
+    problems = Problems()
 
     def agreement(pair):
         if pair.kind != pairs.SAME_FRAME or not {pair.one, pair.other} <= set(rows):
             return pair
-        one, other = (_example(*rows[image_id]) for image_id in pair[:2])
-        return pair._replace(mask_iou=pairs.mask_agreement(one, other, pair.match.transform))
+        examples = [_example(*rows[image_id], problems) for image_id in pair[:2]]
+        iou = pairs.mask_agreement(*examples, pair.match.transform) if all(examples) else None
+        return pair._replace(mask_iou=iou)
 
-    return [agreement(pair) for pair in found]
+    return [agreement(pair) for pair in found], list(dict.fromkeys(problem.text for problem in problems.found))
 
 
-def _example(shard: Shard, row):
-    """(the bytes of the image, mask as bool) of a segmented image."""
-    example = read_examples(shard, [row], Problems()).to_pylist()[0]
-    mask = cv2.imdecode(np.frombuffer(example["mask"]["bytes"], np.uint8), cv2.IMREAD_GRAYSCALE)
-    return example["image"]["bytes"], mask > 0
+def _example(shard: Shard, row, problems):
+    """(the bytes of the image, mask as bool) of a segmented image; None where they are not good."""
+    for example in read_examples(shard, [row], problems).to_pylist():
+        mask = cv2.imdecode(np.frombuffer(example["mask"]["bytes"], np.uint8), cv2.IMREAD_GRAYSCALE)
+        return example["image"]["bytes"], mask > 0
+    return None
 
 
 # ------------------------------------------------------------------------------------------------------- columns
@@ -441,7 +487,10 @@ def _columns(table, rows, found, before):
         grouped, said = _grouped_folds(ids, rows, scene, split, before.get(name, {}))
         columns[name] = [grouped.get(image_id) for image_id in ids]
         notes += said
-    return columns | _kvasir_seg(ids, rows, scene), notes
+    told = pa.table({name: columns[name] for name in ("image_id", "parts", "scene_group")}).to_pylist()
+    sets = leaks.kvasir_seg_columns(told)
+    columns |= {name: [sets.get(image_id, {}).get(name) for image_id in ids] for name in leaks.KVASIR_SEG_COLUMNS}
+    return columns, notes
 
 
 def _pairs_of(ids, found):
@@ -507,26 +556,21 @@ def _large_groups(scene):
     ]
 
 
-def _kvasir_seg(ids, rows, scene):
-    """The columns of Kvasir-SEG's ids and split, of segmented images."""
-    known = leaks.kvasir_seg()
-    known = {image_id: known[image_id] for image_id in ids if image_id in known and "segmented" in rows[image_id].parts}
-    sides = {image_id: row["kvasir_seg_set"] for image_id, row in known.items()}
-    clean = folds.without_leaks(scene, sides)
-    columns = {name: [known.get(i, {}).get(name) for i in ids] for name in ("kvasir_seg_id", "kvasir_seg_set")}
-    return columns | {"kvasir_seg_clean": [clean.get(image_id) for image_id in ids]}
-
-
-def grouped_folds_of(path: str) -> dict[str, dict[str, int]]:
-    """{column: {image id: fold}} of the grouped folds of a file of `metadata`. Raises ValueError for another file."""
-    names = [f"{split}_grouped" for split in leaks.FOLDS]
+def earlier_of(path: str) -> Earlier:
+    """What stays of a file of `metadata`. Raises ValueError for another file."""
+    numbers = {f"{split}_grouped": number for split, number in leaks.FOLDS.items()}
     try:
-        schema = pq.read_schema(path)
-        if not {"image_id", *names} <= set(schema.names):
-            raise ValueError("it lacks those columns")
-        table = pq.read_table(path, columns=["image_id", *names], partitioning=None).to_pydict()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        text = f"no file with the grouped folds of {METADATA} ({why}); give {PATH} of an earlier version"
-        raise ValueError(f"{path}: {text}") from error
-    return {n: {i: fold for i, fold in zip(table["image_id"], table[n]) if fold is not None} for n in names}
+        if os.path.isdir(path):
+            raise ValueError("it is a folder")
+        table = pq.read_table(path, columns=["image_id", "pairs", *numbers], partitioning=None)
+        columns = table.to_pydict()
+        found = {n: {i: fold for i, fold in zip(columns["image_id"], columns[n]) if fold is not None} for n in numbers}
+        wrong = [n for n, number in numbers.items() if not set(found[n].values()) <= set(range(number))]
+        if wrong:
+            raise ValueError(f"other values in {', '.join(wrong)}")
+        joined = zip(columns["image_id"], columns["pairs"])
+        return Earlier(found, [(one, other) for one, some in joined for other in some["image_id"]])
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+        why = "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
+        text = f"no file with the grouped folds of {METADATA} ({why.splitlines()[0][:200]})"
+        raise ValueError(f"{path}: {text}; give {leaks.METADATA_FILE} of an earlier version") from error
