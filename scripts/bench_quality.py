@@ -82,13 +82,13 @@ def gamma(pixels, by):
     return cv2.LUT(pixels, np.round(255 * (np.arange(256) / 255) ** by).astype(np.uint8))
 
 
-def written_on(pixels):
+def written_on(pixels, brightness=255):
     """With lines of text at the left, as the endoscope burns them in."""
     pixels = pixels.copy()
     height, width = pixels.shape[:2]
     for i, text in enumerate(("Sex:  Age:", "D.O.B.:", "01/01/2000", "00:00:00", "00:00:00")):
         place = round(0.02 * width), round((0.3 + 0.06 * i) * height)
-        cv2.putText(pixels, text, place, cv2.FONT_HERSHEY_SIMPLEX, height / 700, (255, 255, 255), 2)
+        cv2.putText(pixels, text, place, cv2.FONT_HERSHEY_SIMPLEX, height / 700, (brightness,) * 3, 2)
     return pixels
 
 

@@ -8,9 +8,11 @@ import re
 import shutil
 import zipfile
 from collections import Counter
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
@@ -21,7 +23,7 @@ from hyper_kvasir import FINDINGS
 from scripts import bench_quality
 from scripts.bench_quality import CHANGES, jpeg, make_source, picture
 from scripts.pipeline import leaks
-from scripts.pipeline.quality import images, pairs
+from scripts.pipeline.quality import images, metadata, pairs
 from scripts.pipeline.quality.folds import Row, group_folds, without_leaks
 from scripts.quality import main as quality
 from scripts.review import main as review
@@ -115,6 +117,31 @@ def test_burned_text_makes_no_pair():
         one, other = (images.sketch(jpeg(moved(picture(np.random.default_rng(seed))))) for seed in (7, 8))
         match = pairs.compare(one, other)
         assert match is None or match.kind(1) is None
+
+
+def test_dim_text_makes_no_pair():
+    """It is not bright enough to be taken for a reflection."""
+    one, other = (images.sketch(jpeg(bench_quality.written_on(picture(np.random.default_rng(s)), 200))) for s in (3, 4))
+    match = pairs.compare(one, other)
+    assert match is None or match.kind(1) is None
+
+
+def test_what_makes_a_pair():
+    match = pairs.Match(40, 20, 10**-4.6, 0.9, np.eye(2, 3))
+    assert match.kind(1) == "same_frame" and match.kind(10**6) is None
+    assert match._replace(correlation=0.5).kind(1) == match._replace(inliers=10).kind(1) == "same_scene"
+
+
+def test_pairs_that_were_found_stay(copies, looked_at, tmp_path, monkeypatch):
+    """Though others are nearer now: here, so many that hardly any of them would be compared."""
+    folder = shutil.copytree(looked_at, tmp_path / "folder")
+    monkeypatch.setattr(pairs, "NEAREST", 0)
+    monkeypatch.setattr(metadata, "SCHEMA", 99)
+    assert look(copies[0], folder, "--config", "unlabeled") == 0
+    assert set(found_pairs(folder)) == set(found_pairs(looked_at))
+    (folder / METADATA).unlink()
+    assert look(copies[0], folder, "--config", "unlabeled") == 0
+    assert len(found_pairs(folder)) < len(found_pairs(looked_at))
 
 
 def test_other_frames_and_mirrors_are_no_pair():
@@ -288,6 +315,15 @@ def pair_with_nobody(rows):
     a_pair(rows)["pairs"]["image_id"][0] = "ffffffff-0000-4000-8000-000000000000"
 
 
+def scene_in_two_folds(rows):
+    row = next(row for row in rows if row["scene_group"] and row["fold_5_grouped"] is not None)
+    row["fold_5_grouped"] = 1 - min(row["fold_5_grouped"], 1)
+
+
+def lose_a_part(rows):
+    next(row for row in rows if len(row["parts"]) == 2)["parts"] = ["labeled"]
+
+
 def set_in_pair(name, value):
     def change(rows):
         a_pair(rows)["pairs"][name][0] = value
@@ -306,13 +342,21 @@ BROKEN = {
     "a pair with nobody": (pair_with_nobody, "expected a greater id that has a row"),
     "another group": (set_to("scene_group", "x"), "its scene_group is not the one that the pairs make"),
     "no fold": (set_to("fold_5_grouped", None), "fold_5_grouped is None, fold_5 is"),
+    "another frame group": (set_to("same_frame_group", "x"), "its same_frame_group is not the one"),
+    "a scene in two folds": (scene_in_two_folds, "is in several folds of fold_5_grouped"),
+    "a part is lost": (lose_a_part, "1 images of segmented have no row"),
     "other bytes": (set_to("sha256", "0" * 64), "sha256 of"),
+    "another size": (set_to("bytes", 1), "bytes of"),
     "another label": (set_to("label", 7), "label of"),
     "no part": (set_to("parts", []), "parts []"),
     "parts that are null": (set_to("parts", None), "parts None"),
     "a fold too many": (set_to("fold_2_grouped", 2), "fold_2_grouped is 2"),
     "a pair twice": (pair_twice, "or twice the same"),
     "a pair of no kind": (set_in_pair("kind", 7), "of no kind"),
+    "no scale": (set_in_pair("scale", None), "evidence is impossible"),
+    "too many inliers": (set_in_pair("inliers", 10**6), "evidence is impossible"),
+    "a correlation above 1": (set_in_pair("correlation", 1.5), "evidence is impossible"),
+    "masks that agree too well": (set_in_pair("mask_iou", 7), "evidence is impossible"),
     "no transform": (set_in_pair("transform", [float("nan")] * 6), "evidence is impossible"),
     "in Kvasir-SEG": (set_to("kvasir_seg_set", "train"), "kvasir_seg_set is train, expected None"),
     "in a clean set": (set_to("kvasir_seg_clean", "train"), "kvasir_seg_clean is train, expected None"),
@@ -408,10 +452,8 @@ def test_as_part_of_a_build(source, whole, tmp_path):
 
 
 @pytest.mark.parametrize("step, done", [("_look_at", 5), ("_sketch", 3), ("_compare", 0), ("_remove_others", 2)])
-def test_a_pass_that_was_cut_off_goes_on(step, done, source, whole, tmp_path, monkeypatch):
+def test_a_pass_that_was_cut_off_goes_on(step, done, source, whole, tmp_path, monkeypatch, capsys):
     """Anywhere, between files; what it did is not done again."""
-    from scripts.pipeline.quality import metadata
-
     calls, function = [], getattr(metadata, step)
 
     def cut_off(*arguments):
@@ -423,6 +465,7 @@ def test_a_pass_that_was_cut_off_goes_on(step, done, source, whole, tmp_path, mo
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(metadata, step, cut_off)
         look(source, tmp_path / "out")
+    assert ("the files in hand are finished first" in capsys.readouterr().err) == (step != "_remove_others")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/.quality").rglob("*.arrow")}
     assert kept or step == "_compare" and not done
     assert look(source, tmp_path / "out") == 0
@@ -447,8 +490,9 @@ def test_images_that_cannot_be_decoded_are_listed(tmp_path, capsys):
     assert len(rows_of(tmp_path / "out")) == len(files)
 
 
-def test_images_of_the_same_bytes_are_the_same_frame(tmp_path):
-    """Those without any feature too, and those that are near to others that are twice there."""
+def test_images_of_the_same_bytes_are_the_same_frame(tmp_path, monkeypatch, capsys):
+    """Those without any feature too, and those that are near to others that are twice there. What is odd is told."""
+    monkeypatch.setattr(metadata, "LARGE_GROUP", 4)
     write_source(tmp_path / "source", images="tiny", form="folder", parts=["unlabeled"])
     files = sorted((tmp_path / "source/unlabeled-images/images").glob("*.jpg"))
     black, seen, framed = (
@@ -459,18 +503,33 @@ def test_images_of_the_same_bytes_are_the_same_frame(tmp_path):
         path.write_bytes(data)
     out = tmp_path / "out"
     assert look(tmp_path / "source", out, "--config", "unlabeled") == 0
-    rows, ids = rows_of(out), [path.stem for path in files]
+    rows, ids, said = rows_of(out), [path.stem for path in files], capsys.readouterr().err
+    assert "100% of it is black" in said and f"joins 4 images into one scene: look at those of group {ids[1]}" in said
     assert [rows[image_id]["same_frame_group"] for image_id in ids[:7]] == [ids[i] for i in (0, 1, 0, 1, 1, 0, 1)]
     pairs_ = list(found_pairs(out))
     assert len(pairs_) == len(set(pairs_)) == 8 and pairs_ == sorted(pairs_)
 
 
-def test_what_a_power_failure_spoiled_is_looked_at_again(source, whole, folder):
+@pytest.mark.parametrize("step", [1, 2])
+def test_what_a_power_failure_spoiled_is_looked_at_again(step, source, whole, folder):
     (folder / METADATA).unlink()
     for i, path in enumerate(sorted((folder / ".quality").rglob("*.arrow"))):
-        path.write_bytes((b"", b"ARROW1", path.read_bytes())[i % 3])
+        data = path.read_bytes()
+        middle = len(data) // 2
+        zeros = data[:middle] + bytes(64) + data[middle + 64 :]
+        path.write_bytes((b"", zeros, b"ARROW1", zeros, data)[i * step % 5 if i else 0 if step == 1 else 1])
     assert look(source, folder) == 0
     assert (folder / METADATA).read_bytes() == (whole / METADATA).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["SCHEMA", "LOOKS"])
+def test_a_schema_that_is_incremented_makes_metadata_again(name, source, folder, monkeypatch, capsys):
+    key = json.loads((folder / "manifest.json").read_text())["files"][METADATA]["key"]
+    monkeypatch.setattr(metadata, name, 99)
+    assert look(source, folder) == 0
+    assert json.loads((folder / "manifest.json").read_text())["files"][METADATA]["key"] != key
+    assert ("looking at images" in capsys.readouterr().err) == (name == "LOOKS")
+    assert len(list((folder / ".quality").iterdir())) == 1
 
 
 def test_folds_from_something_else(source, tmp_path, capsys):
@@ -479,6 +538,119 @@ def test_folds_from_something_else(source, tmp_path, capsys):
         assert look(source, tmp_path / "out", "--folds-from", str(tmp_path / name)) == 1
         said = capsys.readouterr().err
         assert f"{tmp_path / name}: no file with the grouped folds of metadata" in said and "Traceback" not in said
+
+
+def write_folds(path, shift, metadata_file, number=None):
+    """A file of `metadata` whose grouped folds are `shift` further on, of `number` or as many as there are."""
+    table = pq.read_table(metadata_file)
+    for split, folds_ in leaks.FOLDS.items():
+        name = f"{split}_grouped"
+        values = [None if fold is None else (fold + shift) % (number or folds_) for fold in table[name].to_pylist()]
+        table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), pa.array(values, "int8"))
+    pq.write_table(table, path)
+    return path
+
+
+def test_folds_that_cannot_be(source, whole, tmp_path, capsys):
+    """Told before the pass, not after it."""
+    for shift, number in ((9, 20), (-1, 99)):
+        flags = ["--folds-from", str(write_folds(tmp_path / "folds.parquet", shift, whole / METADATA, number))]
+        assert look(source, tmp_path / "out", *flags) == 1
+        said = capsys.readouterr().err
+        assert "other values in fold_2_grouped, fold_5_grouped" in said and "looking at" not in said
+
+
+def test_folds_that_were_given_stay(source, whole, folder, tmp_path, monkeypatch, capsys):
+    """In a folder that is up to date; when a kill comes while files change places; when a part goes and returns."""
+
+    def folds_now():
+        return [[row[f"{split}_grouped"] for split in leaks.FOLDS] for row in rows_of(folder).values() if row["parts"]]
+
+    given = write_folds(tmp_path / "folds.parquet", 1, whole / METADATA)
+    before = folds_now()
+    assert look(source, folder, "--folds-from", str(given)) == 0
+    shifted = folds_now()
+    assert shifted == [[None if f is None else (f + 1) % n for f, n in zip(folds, (2, 5))] for folds in before]
+    capsys.readouterr()
+    assert look(source, folder, "--folds-from", str(given)) == 0
+    assert "metadata is up to date" in capsys.readouterr().err
+
+    write_source(tmp_path / "added", images="tiny", findings=FEW, segmented=4, unlabeled=7)
+
+    def cut_off(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("scripts.pipeline.build._finish", cut_off)
+        look(tmp_path / "added", folder)
+    assert look(tmp_path / "added", folder) == 0
+    assert "cannot be kept" not in capsys.readouterr().err
+    ids = [image_id for image_id, row in rows_of(folder).items() if row["label"] is not None]
+    assert [row for row in folds_now() if row[0] is not None] == [row for row in shifted if row[0] is not None]
+
+    assert look(source, folder, "--config", "unlabeled") == 0
+    said = capsys.readouterr().err
+    kept = folder / ".quality/metadata-before.parquet"
+    assert f"{len(ids)} images that had grouped folds have no row now" in said and f"--folds-from {kept}" in said
+    assert look(source, folder, "--folds-from", str(kept)) == 0
+    assert folds_now() == shifted
+
+
+def test_changed_folds_are_named():
+    rows = {i: SimpleNamespace(known={"label": 0, "fold_2": int(i) % 2}) for i in "0123"}
+    grouped = metadata._grouped_folds(list(rows), rows, dict.fromkeys("012", "0"), "fold_2", {"0": 0, "1": 1, "2": 0})
+    assert grouped[0]["1"] == 0
+    assert grouped[1] == ["fold_2_grouped: in another fold than before, as their scenes were joined: 1"]
+
+
+def test_rows_of_parts_without_files_stay(source, tmp_path, capsys):
+    """A plain build of another part leaves their source in the manifest, and so their rows in the metadata."""
+    out = tmp_path / "out"
+    build(source, out, "--config", "labeled")
+    assert look(source, out, "--config", "labeled", "--config", "unlabeled") == 0
+    write_source(tmp_path / "added", images="tiny", findings=FEW, segmented=4, unlabeled=6, add=4)
+    build(tmp_path / "added", out, "--config", "labeled")
+    assert look(tmp_path / "added", out) == 0
+    assert Counter(row["parts"][0] for row in rows_of(out).values()) == {"labeled": 33, "unlabeled": 6}
+    assert said_of(tmp_path / "added", out, capsys) == ""
+
+
+def test_metadata_of_fewer_parts_verifies(source, tmp_path, capsys):
+    assert look(source, tmp_path / "out", "--config", "unlabeled") == 0
+    build(source, tmp_path / "out", "--config", "labeled")
+    assert said_of(source, tmp_path / "out", capsys) == ""
+
+
+def test_masks_that_cannot_be_compared(tmp_path, capsys):
+    write_source(tmp_path / "source", images="tiny", form="folder", findings=FEW, segmented=4)
+    files = sorted((tmp_path / "source/segmented-images/images").glob("*.jpg"))
+    shutil.copy(files[0], files[1])
+    mask = tmp_path / "source/segmented-images/masks" / files[1].name
+    mask.write_bytes(mask.read_bytes()[:100])
+    flags = ["--config", "segmented"]
+    assert look(tmp_path / "source", tmp_path / "out", *flags) == 1
+    assert look(tmp_path / "source", tmp_path / "out", *flags, "--no-verify") == 0
+    said = capsys.readouterr().err
+    assert f"{files[1].name}: " in said and "Traceback" not in said
+    assert [pair["mask_iou"] for pair in found_pairs(tmp_path / "out").values()] == [None]
+
+
+def test_an_image_that_decodes_the_next_time(source, whole, tmp_path, monkeypatch):
+    """What an incomplete pass left out is looked at again, though no file changed."""
+    look_at, failed = images.look, []
+
+    def fails_once(data):
+        if not failed:
+            failed.append(data)
+            raise ValueError("it cannot be decoded")
+        return look_at(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "look", fails_once)
+        assert look(source, tmp_path / "out", "--no-verify") == 0
+    assert len(rows_of(tmp_path / "out")) == len(rows_of(whole)) - 1
+    assert look(source, tmp_path / "out") == 0
+    assert list(rows_of(tmp_path / "out")) == list(rows_of(whole))
 
 
 def test_folds_are_those_of_a_file_given(source, whole, tmp_path):
