@@ -21,6 +21,7 @@ import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import NamedTuple
 
 import cv2
@@ -29,10 +30,10 @@ import simplejpeg
 
 from hyper_kvasir import Expected, SourceError, listed
 from scripts.pipeline.console import Progress, command_parser, number, say, table
-from scripts.pipeline.measure import claim, run
+from scripts.pipeline.measure import claim
 from scripts.pipeline.plan import make_plan
 from scripts.pipeline.pool import worker_pool
-from scripts.pipeline.quality import folds, images, pairs
+from scripts.pipeline.quality import folds, images, metadata, pairs
 
 GREEN = (135, 163, 19)  # B, G, R of the navigation picture
 SEED = 0
@@ -283,43 +284,47 @@ def make_source(folder: str, count: int, workers: int, every: int = 20) -> dict[
     return copies
 
 
-DECODE = """
-import sys, zipfile, simplejpeg
-with zipfile.ZipFile(sys.argv[1]) as archive:
-    for name in archive.namelist():
-        simplejpeg.decode_jpeg(archive.read(name), "BGR")
-"""
+def decode_all(archive: str) -> None:
+    """Decodes all images of an archive, and no more: what a pass is measured against. Prints the CPU seconds."""
+    before = _cpu_seconds()
+    with zipfile.ZipFile(archive) as file:
+        for name in file.namelist():
+            simplejpeg.decode_jpeg(file.read(name), "BGR")
+    json.dump(_cpu_seconds() - before, sys.stdout)
 
 
-STEPS = """
-import json, sys
-from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
-import numpy as np
-from hyper_kvasir import Expected
-from scripts.pipeline.plan import make_plan
-from scripts.pipeline.quality import metadata, pairs
-source, folder, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
-plan = make_plan([source], ["metadata"], Expected.load(source + "/expected.json"), looked=["unlabeled"])
-shards, told = metadata.first_rows(plan.looked, metadata.distinct(plan.looked)), {}
+def pass_by_steps(source: str, folder: str, workers: str) -> None:
+    """A pass over the images of a source, in `folder`; prints what each step took, and the pairs found, as JSON."""
+    plan = make_plan([source], ["metadata"], Expected.load(f"{source}/expected.json"), looked=["unlabeled"])
+    shards, told = metadata.first_rows(plan.looked, metadata.distinct(plan.looked)), {}
 
-def step(name, work):
-    before = sum(sum(getrusage(who)[:2]) for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
-    result = work()
-    cpu = sum(sum(getrusage(who)[:2]) for who in (RUSAGE_SELF, RUSAGE_CHILDREN)) - before
-    peaks = [getrusage(who).ru_maxrss * 1024 for who in (RUSAGE_SELF, RUSAGE_CHILDREN)]
-    told[name] = {"cpu": cpu, "parent": peaks[0], "worker": peaks[1]}
-    print(f"{name}: {cpu:,.1f} CPU seconds, peaks of {[peak >> 20 for peak in peaks]} MiB", file=sys.stderr, flush=True)
-    return result
+    def step(name, work):
+        before = _cpu_seconds()
+        result = work()
+        peaks = [getrusage(who).ru_maxrss * 1024 for who in (RUSAGE_SELF, RUSAGE_CHILDREN)]
+        told[name] = {"cpu": _cpu_seconds() - before, "parent": peaks[0], "worker": peaks[1]}
+        say(f"{name}: {told[name]['cpu']:,.1f} CPU seconds, peaks of {[peak >> 20 for peak in peaks]} MiB")
+        return result
 
-looks, _ = step("looking", lambda: metadata.look_at_all(shards, folder, workers))
-table = metadata.joined(looks)
-near = step("searching", lambda: pairs.candidates(metadata.descriptors_of(table)))
-found = step("searching and comparing", lambda: metadata.find_pairs(table, shards, folder, workers))
-told["candidates"], told["images"] = len(near), len(np.unique(near))
-told["pixels"] = sum(w * h for w, h in zip(table["width"].to_pylist(), table["height"].to_pylist()))
-told["pairs"] = [[pair.one, pair.other, pair.kind] for pair in found]
-json.dump(told, sys.stdout)
-"""
+    looks, _ = step("looking", lambda: metadata.look_at_all(shards, folder, int(workers)))
+    table_ = metadata.joined(looks)
+    near = step("searching", lambda: pairs.candidates(metadata.descriptors_of(table_)))
+    found = step("searching and comparing", lambda: metadata.find_pairs(table_, shards, folder, int(workers)))
+    told["candidates"], told["images"] = len(near), len(np.unique(near))
+    told["pixels"] = sum(w * h for w, h in zip(table_["width"].to_pylist(), table_["height"].to_pylist()))
+    told["pairs"] = [[pair.one, pair.other, pair.kind] for pair in found]
+    json.dump(told, sys.stdout)
+
+
+def _cpu_seconds():
+    return sum(sum(getrusage(who)[:2]) for who in (RUSAGE_SELF, RUSAGE_CHILDREN))
+
+
+def _in_a_process(function, *arguments):
+    """What a function of this module prints, in a process of its own: only that has a peak of its own."""
+    code = f"import sys; from scripts.bench_quality import {function.__name__} as f; f(*sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
 
 
 def bench_pass(work: str, count: int, workers: int) -> str:
@@ -329,12 +334,11 @@ def bench_pass(work: str, count: int, workers: int) -> str:
         make_source(source, count, workers)
     with open(os.path.join(source, "copies.json"), encoding="utf-8") as file:
         copies = {tuple(sorted(pair)) for pair in json.load(file).items()}
-    bare = run([sys.executable, "-c", DECODE, os.path.join(source, "hyper-kvasir-unlabeled-images.zip")]).cpu_seconds
+    bare = _in_a_process(decode_all, os.path.join(source, "hyper-kvasir-unlabeled-images.zip"))
     say(f"bare decoding: {bare:,.1f} CPU seconds")
     shutil.rmtree(own, ignore_errors=True)
-    done = subprocess.run([sys.executable, "-c", STEPS, source, own, str(workers)], stdout=subprocess.PIPE, check=True)
+    told = _in_a_process(pass_by_steps, source, own, str(workers))
     shutil.rmtree(own, ignore_errors=True)
-    told = json.loads(done.stdout)
     found = {(one, other): kind for one, other, kind in told["pairs"]}
     lines = [("bare decoding", f"{bare:,.0f}", *_each(bare, count, told["pixels"]), "1.00", "", "")]
     for name in ("looking", "searching", "searching and comparing"):

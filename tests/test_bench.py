@@ -2,7 +2,7 @@
 
 import pytest
 
-from scripts import bench
+from scripts import bench, bench_quality
 
 
 @pytest.mark.slow
@@ -18,3 +18,10 @@ def test_the_table_of_updates_comes_out(source, tmp_path, capsys, monkeypatch):
     archive = source / "hyper-kvasir-labeled-images.zip"
     assert bench.main(["updates", "--archive", str(archive), "--work", str(tmp_path)]) == 0
     assert "a column added" in capsys.readouterr().out and sent[0] > sent[1] > 1
+
+
+@pytest.mark.slow
+def test_the_table_of_a_pass_comes_out(tmp_path, capsys):
+    assert bench_quality.main(["pass", "--images", "24", "--work", str(tmp_path), "--workers", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "24 images, 0.41 megapixels each" in said and "copies planted: 1; found as the same frame: 1" in said

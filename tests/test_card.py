@@ -27,7 +27,7 @@ from hyper_kvasir import (
     features_of,
 )
 from scripts.card import main
-from scripts.pipeline import card, croissant, figures, stats
+from scripts.pipeline import card, configs, croissant, figures, leaks, stats
 from scripts.pipeline.card import (
     TEXTS,
     builder_commit,
@@ -297,7 +297,7 @@ def test_key_does_not_depend_on_the_bytes_of_code(carded, monkeypatch):
 
 
 # card.SCHEMA, and what `test_other_files_count_the_schema_up` makes of the fixed inputs
-DIGEST = 3, "96847745a272990a0dffc4c4adf4eab6db5a9205fadb75f733b5a9e67b277355"
+DIGEST = 3, "d838af63065ea3414ae045e677a37ecd25dfa6979d07bdbad03a22af16474daa"
 
 
 FIGURES_DIGEST = "e31c14ced523b41ea1538ffb2d04f25cc50e75860a464dd0e5dc7663875b1a30"
@@ -317,7 +317,10 @@ def test_other_files_count_the_schema_up(official, carded, monkeypatch):
     metadata = yaml.safe_load((TEXTS / "metadata.yaml").read_text(encoding="utf-8")) | {"claims": {}}
     monkeypatch.setattr(card, "_metadata", lambda: without_texts(metadata))
     do_not_encode(monkeypatch)
-    manifest, parts = {**official[0], "version": "1.0.0", "versions": {}}, stats.by_part(official_summaries())
+    summaries = official_summaries() | {leaks.METADATA_FILE: metadata_summary()}
+    files = official[0]["files"] | {leaks.METADATA_FILE: {"bytes": 1, "data_bytes": 1, "sha256": "0", "rows": 2}}
+    manifest = make_manifest([*official[0]["configs"], configs.METADATA], {}, files, 1)
+    manifest, parts = {**manifest, "version": "1.0.0", "versions": {}}, stats.by_part(summaries)
     drawn = figures.draw(parts, one_of_each(carded))
     context = card._context(manifest, parts, drawn, a_row, repo_id="ns/name", commit="1f2e3d")
     described = croissant.croissant_text(
@@ -325,6 +328,7 @@ def test_other_files_count_the_schema_up(official, carded, monkeypatch):
     )
     filters = "{{ 43600000 | size }} {{ 0.00001 | percent }} {{ 1071 | n }} {{ ['a', 'b', 'c'] | words }}"
     words = card._templates().from_string(filters).render()
+    context["leaks"] = repr(context["leaks"])  # its keys are not JSON's
     text = json.dumps([context, front_matter(manifest), described, words], default=repr)
     made = card.SCHEMA, hashlib.sha256(text.encode()).hexdigest()
     assert made == DIGEST, (
@@ -345,7 +349,7 @@ def a_row(part, image_id):
     boxes = {"id": [0], "bbox": [[0.0, 0.0, 3.0, 2.0]], "area": [6.0], "category": [0]}
     columns = {"image": picture, "mask": picture, "instances": picture, "image_id": image_id, "objects": boxes}
     columns |= {"label": 4, "category": 1, "tract": 0, "fold_2": 1, "fold_5": None, "width": 3, "height": 2}
-    return {name: columns[name] for name in features_of(part)}
+    return {name: columns.get(name) for name in configs.features_of(part)}  # most of metadata may be null
 
 
 @pytest.mark.parametrize("what", ["no manifest", "not a folder", "file missing", "file damaged"])
@@ -638,6 +642,24 @@ def official_summaries():
     }  # fmt: skip
     unlabeled = {"rows": OFFICIAL.unlabeled, "first": "u", "sizes": [[720, 576, OFFICIAL.unlabeled]]}
     return {**summaries, "data/unlabeled/00.parquet": unlabeled}
+
+
+def metadata_summary():
+    """The summary of metadata of two images of one frame, on different sides of all official splits."""
+    evidence = dict.fromkeys(("matches", "inliers", "log10_chance", "correlation", "scale", "transform"), [1])
+    none = {name: [] for name in ("image_id", "kind", "mask_iou", *evidence)}
+    found = {"image_id": ["b"], "kind": [0], "mask_iou": [0.9], **evidence}
+    rows = [
+        {
+            **{"image_id": image_id, "parts": ["labeled", "segmented"], "label": label, "pairs": some},
+            **{"fold_2": side, "fold_5": side, "kvasir_seg_set": ("train", "validation")[side]},
+            **{"fold_2_grouped": 0, "fold_5_grouped": 0, "kvasir_seg_clean": ("train", None)[side]},
+            **dict.fromkeys(leaks.GROUPS.values(), "a"),
+            **{"width": 600, "height": 500, "jfif": bool(side), "quality": 90, "subsampling": "4:2:0"},
+        }
+        for side, (image_id, label, some) in enumerate((("a", 4, found), ("b", 5, none)))
+    ]
+    return {"rows": len(rows), "first": "a", "sizes": [[600, 500, 2]], **leaks.count(rows)}
 
 
 def one_of_each(folder):

@@ -12,7 +12,7 @@ import pytest
 from datasets import load_dataset
 
 from hyper_kvasir import FINDINGS, OFFICIAL, Problems, find_archive, read_folds, read_part
-from scripts.pipeline import stats
+from scripts.pipeline import leaks, stats
 from scripts.pipeline.verify import part_digest, row_line
 from scripts.quality import main as quality
 from tests.conftest import OBJECT_FACTS, ROOT
@@ -146,6 +146,7 @@ def test_the_pairs_that_are_known_of_the_true_images(real, tmp_path):
     frames = {pair for pair, kind in known.items() if kind == "same_frame"}
     assert len(frames) == 18 and {pair for pair, row in found.items() if row["kind"] == "same_frame"} == frames
     assert len(found) - len(frames) >= 0.6 * (len(known) - len(frames))
+    assert not leaks.problems_of(leaks.read_rows(out / leaks.METADATA_FILE))  # Kvasir-SEG's ids and sets, too
     text = (out / "README.md").read_text()
     for line in (
         "| official, 2 folds | `fold_2` | 18 | 6 |",
