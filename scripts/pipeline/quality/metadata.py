@@ -3,7 +3,7 @@
 Each image is decoded and looked at, in parallel; those that others are like are read again, to be compared. What was
 found stays in a hidden folder of the output, LOOKED: the looks of a shard, by the key of its inputs, and the results of
 comparisons, by the digests of the two images. So a pass that was cut off goes on, and one over a new version looks at
-the shards that are new. The same images give the same bytes, with any number of workers.
+the shards that are new. The same images, and the same version before, give the same bytes, with any number of workers.
 """
 
 import contextlib
@@ -324,7 +324,7 @@ def find_pairs(
 def _with_known(near, known, ids):
     """Pairs (i, j) of the images `ids`, sorted: those that are near, and those of known ids that are there."""
     at = {image_id: i for i, image_id in enumerate(ids)}
-    there = [(at[one], at[other]) for one, other in known if one in at and other in at]
+    there = [sorted((at[one], at[other])) for one, other in known if one in at and other in at]
     return np.unique(np.concatenate([near, np.reshape(there, (-1, 2)).astype(np.int64)]), axis=0) if there else near
 
 
@@ -563,13 +563,13 @@ def earlier_of(path: str) -> Earlier:
         if os.path.isdir(path):
             raise ValueError("it is a folder")
         table = pq.read_table(path, columns=["image_id", "pairs", *numbers], partitioning=None)
-        columns = table.to_pydict()
+        columns = table.drop_columns("pairs").to_pydict()
+        others = pc.struct_field(table["pairs"], "image_id").to_pylist()
         found = {n: {i: fold for i, fold in zip(columns["image_id"], columns[n]) if fold is not None} for n in numbers}
         wrong = [n for n, number in numbers.items() if not set(found[n].values()) <= set(range(number))]
         if wrong:
             raise ValueError(f"other values in {', '.join(wrong)}")
-        joined = zip(columns["image_id"], columns["pairs"])
-        return Earlier(found, [(one, other) for one, some in joined for other in some["image_id"]])
+        return Earlier(found, [(one, other) for one, some in zip(columns["image_id"], others) for other in some])
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         why = "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
         text = f"no file with the grouped folds of {METADATA} ({why.splitlines()[0][:200]})"
