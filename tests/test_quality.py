@@ -414,17 +414,8 @@ def test_of_what_is_only_looked_at_nothing_is_said(source, tmp_path):
 def test_a_better_source_makes_metadata_alone_complete(source, tmp_path):
     write_source(tmp_path / "partial", images="tiny", parts=["unlabeled"], unlabeled=10)
     for place, flag, complete in ((tmp_path / "partial", ["--no-verify"], False), (source, [], True)):
-        flags = [
-            "--source",
-            str(place),
-            "--out",
-            str(tmp_path / "out"),
-            "--workers",
-            "1",
-            "--config",
-            "unlabeled",
-            *flag,
-        ]
+        flags = ["--source", str(place), "--out", str(tmp_path / "out"), "--workers", "1", "--config", "unlabeled"]
+        flags += flag
         assert quality([*flags, "--expect", str(source / "expected.json")]) == 0
         assert json.loads((tmp_path / "out/manifest.json").read_text())["complete"] == complete
 
