@@ -581,7 +581,7 @@ def test_folds_that_were_given_stay(source, whole, folder, tmp_path, monkeypatch
 
     assert look(source, folder, "--config", "unlabeled") == 0
     said = capsys.readouterr().err
-    kept = folder / ".quality/metadata-before.parquet"
+    (kept,) = (folder / ".quality").glob("metadata-before-*.parquet")
     assert f"{len(ids)} images that had grouped folds have no row now" in said and f"--folds-from {kept}" in said
     assert look(source, folder, "--folds-from", str(kept)) == 0
     assert folds_now() == shifted
@@ -604,6 +604,44 @@ def test_rows_of_parts_without_files_stay(source, tmp_path, capsys):
     assert look(tmp_path / "added", out) == 0
     assert Counter(row["parts"][0] for row in rows_of(out).values()) == {"labeled": 33, "unlabeled": 6}
     assert said_of(tmp_path / "added", out, capsys) == ""
+
+
+def test_a_kill_while_files_change_places_forgets_no_part(source, tmp_path, monkeypatch):
+    """Nor does it take more parts for those that the folder covers."""
+
+    def cut_off(*arguments):
+        raise KeyboardInterrupt
+
+    assert look(source, tmp_path / "out", "--config", "unlabeled") == 0
+    write_source(tmp_path / "added", images="tiny", findings=FEW, segmented=4, unlabeled=7)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("scripts.pipeline.build._finish", cut_off)
+        look(tmp_path / "added", tmp_path / "out")
+    assert look(tmp_path / "added", tmp_path / "out") == 0
+    assert [row["parts"] for row in rows_of(tmp_path / "out").values()] == [["unlabeled"]] * 7
+
+
+def test_folds_of_a_file_given_leave_those_of_other_images(source, whole, folder, tmp_path):
+    """A file that knows only some of the images, e.g. those that had gone and are back."""
+    assert look(source, folder, "--folds-from", str(write_folds(tmp_path / "all.parquet", 1, whole / METADATA))) == 0
+    shifted, some = rows_of(folder), tmp_path / "some.parquet"
+    alone = [i for i, row in shifted.items() if row["label"] is not None and not row["scene_group"]]
+    table = pq.read_table(whole / METADATA)
+    pq.write_table(table.filter(pa.array([i == alone[0] for i in table["image_id"].to_pylist()])), some)
+    assert look(source, folder, "--folds-from", str(some)) == 0
+    after = rows_of(folder)
+    changed = [i for i in shifted if after[i]["fold_5_grouped"] != shifted[i]["fold_5_grouped"]]
+    assert changed == [alone[0]]
+
+
+def test_metadata_alone_is_compared_with_the_archives(source, tmp_path, capsys):
+    assert look(source, tmp_path / "out", "--config", "unlabeled") == 0
+    write_source(tmp_path / "other", images="tiny", seed=1, parts=["unlabeled"], unlabeled=6)
+    for place, code in ((source, 0), (tmp_path / "other", 1)):
+        expect = ["--expect", str(place / "expected.json"), "--workers", "1"]
+        assert verify([str(tmp_path / "out"), "--source", str(place), *expect]) == code
+    said = capsys.readouterr().out
+    assert said.count(": missing") == said.count("not in the archives") == 6
 
 
 def test_metadata_of_fewer_parts_verifies(source, tmp_path, capsys):
@@ -682,6 +720,16 @@ def test_published_from_the_archives(xet_publisher, tmp_path):
     assert look(tmp_path / "two", tmp_path / "out", "--config", "unlabeled") == 0
     assert p.read("data/metadata/00.parquet", "v1.1.0") == (tmp_path / "out" / METADATA).read_bytes()
     assert p.read("leakage.csv", "v1.1.0") == (tmp_path / "out/leakage.csv").read_bytes()
+
+
+def test_published_metadata_covers_parts_without_files(xet_publisher, source, tmp_path):
+    """Published from the archives, it is of the same parts as before."""
+    build(source, tmp_path / "out", "--config", "labeled")
+    assert look(source, tmp_path / "out", "--config", "labeled", "--config", "unlabeled") == 0
+    expect = ["--expect", source / "expected.json"]
+    xet_publisher.ok(tmp_path / "out", "1.0.0", *expect, expect=False)
+    flags = ["--source", source, *expect, "--config", "labeled", "--config", "metadata", "--workers", "1"]
+    assert "nothing changed" in xet_publisher.ok(tmp_path / "work", "1.0.1", *flags, expect=False)
 
 
 # --------------------------------------------------------------------------------------------------------- folds

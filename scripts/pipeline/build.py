@@ -17,7 +17,7 @@ import pyarrow as pa
 from hyper_kvasir import Expected, Part, Problems, SourceError, listed
 from scripts.pipeline import leaks
 from scripts.pipeline.card import PLACEHOLDER, write_card
-from scripts.pipeline.configs import METADATA, VIEWS, looked_parts
+from scripts.pipeline.configs import METADATA, VIEWS, held_parts, looked_parts
 from scripts.pipeline.console import Progress, say
 from scripts.pipeline.files import file_sha256, sync, write_file
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
@@ -52,9 +52,8 @@ def build(
 
                 folds_from = os.path.abspath(folds_from)
                 metadata.earlier_of(folds_from)  # now, and not after the pass
-            manifest = read_manifest(out) or {"configs": (), "sources": ()}
-            held = [*manifest["configs"], *manifest["sources"]]  # the name of a part is that of a config
-            parts = looked or looked_parts(configs, held)
+            manifest = read_manifest(out) or read_manifest(os.path.join(out, STAGING))  # there, if a kill came then
+            parts = looked or looked_parts(configs, held_parts(manifest))
             plan = make_plan(folders, configs, expected, checks, looked=parts)
             _build(plan, out, workers, checks, expected, folds_from=folds_from)
     except OSError as error:
@@ -124,9 +123,9 @@ def _metadata(plan, out, old_files, workers, folds_from):
         text = "its grouped folds cannot be kept (but see --folds-from)"
         say(f"{path}: missing, or changed since it was written: {text}")
     Journal(staging).open()  # marks the folder as ours
-    before = folds_from or (place if there else None)
+    before = place if there else None
     place = os.path.join(staging, path)
-    found = metadata.make_metadata(plan.looked, out, place, workers=workers, before=before)
+    found = metadata.make_metadata(plan.looked, out, place, workers=workers, before=before, folds_from=folds_from)
     for text in found.problems:
         plan.problems.add(text, waivable=True)
     Journal(staging).add(path, found.entry)

@@ -83,6 +83,11 @@ def looked_parts(configs: Iterable[str], held: Iterable[str] = ()) -> list[str]:
     return [part for part in PARTS if part in parts] or list(PARTS)
 
 
+def held_parts(manifest: dict | None) -> list[str]:
+    """The parts of what a manifest lists, and those that only its `metadata` is of."""
+    return parts_of([*manifest["configs"], *manifest["sources"]]) if manifest else []  # a part is a config's name, too
+
+
 def parts_of(configs: Iterable[str]) -> list[str]:
     """The parts that configs take their rows from, in the order given."""
     return list(dict.fromkeys(VIEWS[config].part for config in configs))

@@ -7,7 +7,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from math import isfinite
+from math import hypot, isfinite
 from pathlib import Path
 from statistics import median
 
@@ -130,6 +130,8 @@ def _possible(*, matches, inliers, log10_chance, correlation, scale, transform, 
     """Whether the evidence for a pair can be true."""
     values = [matches, inliers, log10_chance, correlation, scale, *(transform or [None])]
     if None in values or not all(map(isfinite, values)):
+        return False
+    if abs(hypot(transform[0], transform[3]) - scale) > 0.01 or log10_chance >= 0:
         return False
     return 0 <= inliers <= matches and abs(correlation) <= 1 < 1 + scale and 0 <= (mask_iou or 0) <= 1
 

@@ -70,7 +70,7 @@ def make_plan(
         say(text)
     decoded = {part for part, archive in archives.items() if not (checks and expected.vouches_for(part, archive))}
     problems, folds = Problems(), {}
-    if list(archives) != ["unlabeled"]:
+    if set(archives) - {"unlabeled"}:
         folds = read_folds(datasets.DownloadManager(), folders, expected, problems)
     parts = []
     for name, archive in archives.items():

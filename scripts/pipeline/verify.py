@@ -476,7 +476,8 @@ def compare_sources(
     Of the files that are `sound`, default all; what is wrong with the archives is listed, too.
     """
     try:
-        plan = make_plan(list(sources), list(manifest["configs"]), expected)
+        looked = list(manifest["sources"]) if METADATA in manifest["configs"] else ()
+        plan = make_plan(list(sources), list(manifest["configs"]), expected, looked=looked)
         for part in plan.parts:
             expected.check_fingerprint(part.archive, part.fingerprint(), plan.problems)
         plan.problems.settle(checks=True)
@@ -487,12 +488,39 @@ def compare_sources(
     problems += [f"{path}: the archives give this file, and it is missing" for path in sorted(set(plan.shards) - there)]
     compared = there if sound is None else there & set(sound)
     shards = {path: planned.shard for path, planned in plan.shards.items() if path in compared}
+    if looked and (sound is None or leaks.METADATA_FILE in sound):
+        problems += _compare_metadata(os.path.join(folder, leaks.METADATA_FILE), plan.looked)
     total = sum(shard.image_bytes for shard in shards.values())
     with worker_pool(workers) as pool, Progress(total, "comparing") as bar:
         for shard, found in zip(shards.values(), pool.map(_compare_shard, [folder] * len(shards), shards.values())):
             problems += found
             bar.update(shard.image_bytes)
     return problems
+
+
+def _compare_metadata(place, looked):
+    """What in a file of `metadata` is not as the directories of the archives have it; bytes are compared in parts."""
+    from scripts.pipeline.quality import metadata  # loads OpenCV
+
+    rows = metadata.distinct(looked)
+    wanted = {image_id: {**row.columns, "bytes": row.file[0]} for image_id, row in rows.items()}
+    names = list(next(iter(wanted.values())))
+    stored = {
+        row.pop("image_id"): row
+        for row in pq.read_table(place, columns=["image_id", *names], partitioning=None).to_pylist()
+    }
+    for image_id in sorted(wanted.keys() | stored.keys()):
+        row, there = wanted.get(image_id), stored.get(image_id)
+        if row != there:
+            other = [name for name in names if row and there and row[name] != there[name]]
+            what = (
+                f"other {', '.join(other)} than in the archives"
+                if other
+                else "not in the archives"
+                if there
+                else "missing"
+            )
+            yield f"{leaks.METADATA_FILE}: {image_id}: {what}"
 
 
 def _compare_shard(folder, shard):

@@ -6,7 +6,6 @@ comparisons, by the digests of the two images. So a pass that was cut off goes o
 the shards that are new. The same images, and the same version before, give the same bytes, with any number of workers.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -30,6 +29,7 @@ from hyper_kvasir import PARTS, TAXONOMY, Problems, Shard, SourceError, known_co
 from scripts.pipeline import leaks
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS, features_of
 from scripts.pipeline.console import Progress, say
+from scripts.pipeline.files import file_sha256
 from scripts.pipeline.manifest import QUALITY
 from scripts.pipeline.output import LOOKED
 from scripts.pipeline.parquet import features_metadata, write_file_of, writer_options
@@ -68,24 +68,33 @@ def metadata_key(looked: Mapping[str, PlannedShard]) -> str:
 
 
 def make_metadata(
-    looked: Mapping[str, PlannedShard], out: str, place: str, *, workers: int, before: str | None = None
+    looked: Mapping[str, PlannedShard],
+    out: str,
+    place: str,
+    *,
+    workers: int,
+    before: str | None = None,
+    folds_from: str | None = None,
 ) -> Found:
     """Looks at the images of the shards `looked`, compares them, writes the file to `place`, and says what it found.
 
     Keeps that in `out`. Of `before`, a file of the version before, the grouped folds stay as they are, and the pairs
-    are compared again, although other images may be nearer now. Raises ValueError where it is another file.
+    are compared again, although other images may be nearer now; those of the file `folds_from` come first. Raises
+    ValueError where one of them is another file.
     """
-    earlier = earlier_of(before) if before else Earlier({}, [])
+    was = earlier_of(before) if before else Earlier({}, [])
+    given = earlier_of(folds_from) if folds_from else was
+    stay = {column: was.folds.get(column, {}) | some for column, some in given.folds.items()}
     folder, rows = _folder(out), distinct(looked)
     shards = first_rows(looked, rows)
     looks, problems = look_at_all(shards, folder, workers)
     table = joined(looks)
     if not table.num_rows:
         raise SourceError([*problems, "no image that can be decoded is left"])
-    found, unread = _with_masks(find_pairs(table, shards, folder, workers, known=earlier.pairs), looked)
+    found, unread = _with_masks(find_pairs(table, shards, folder, workers, known=was.pairs + given.pairs), looked)
     problems += unread
-    columns, notes = _columns(table, rows, found, earlier.folds)
-    notes += _gone(earlier.folds, table, before, out)
+    columns, notes = _columns(table, rows, found, stay)
+    notes += _gone(was.folds, table, before, out)
     for text in (*notes, *_odd_images(table)):
         say(text)
     data = pa.table(columns, schema=features_of(METADATA).arrow_schema)
@@ -101,11 +110,10 @@ def _gone(folds_before, table, before, out):
     gone = {image_id for of in folds_before.values() for image_id in of} - set(table["image_id"].to_pylist())
     if not gone:
         return []
-    kept = os.path.join(out, LOOKED, "metadata-before.parquet")
-    with contextlib.suppress(shutil.SameFileError):
-        shutil.copyfile(before, kept)
+    kept = os.path.join(out, LOOKED, f"metadata-before-{file_sha256(before)[:8]}.parquet")
+    shutil.copyfile(before, kept)
     text = f"{len(gone):,} images that had grouped folds have no row now (e.g. {min(gone)})"
-    return [f"{text}; should they come back, --folds-from {kept} gives them the same folds"]
+    return [f"{text}; should they come back, scripts.quality --folds-from {kept} gives them the same folds"]
 
 
 def _folder(out):
