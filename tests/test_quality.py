@@ -242,7 +242,8 @@ def test_a_row_for_each_distinct_image(source, whole, capsys):
     assert loaded.num_rows == len(rows) and loaded.features["label"].names == FINDINGS
 
 
-def test_the_result_is_the_same_with_any_number_of_workers(source, whole, tmp_path):
+def test_the_result_is_the_same_with_any_number_of_workers(source, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(metadata, "AT_ONCE", 50)  # else one of them would compare all
     assert look(source, tmp_path / "out", workers=2) == 0
     assert (tmp_path / "out" / METADATA).read_bytes() == (whole / METADATA).read_bytes()
 
@@ -508,7 +509,7 @@ def test_what_a_power_failure_spoiled_is_looked_at_again(step, source, whole, fo
         data = path.read_bytes()
         middle = len(data) // 2
         zeros = data[:middle] + bytes(64) + data[middle + 64 :]
-        path.write_bytes((b"", zeros, b"ARROW1", zeros, data)[i * step % 5 if i else 0 if step == 1 else 1])
+        path.write_bytes((b"", zeros, b"ARROW1", zeros, data)[(i * step + step - 1) % 5])
     assert look(source, folder) == 0
     assert (folder / METADATA).read_bytes() == (whole / METADATA).read_bytes()
 
@@ -551,6 +552,17 @@ def test_folds_that_cannot_be(source, whole, tmp_path, capsys):
         assert "other values in fold_2_grouped, fold_5_grouped" in said and "looking at" not in said
 
 
+def cut_off_before_the_manifest(monkeypatch, source, out):
+    """A pass that is killed when its files are in their places, and the manifest is not."""
+
+    def cut_off(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("scripts.pipeline.build._finish", cut_off)
+        look(source, out)
+
+
 def test_folds_that_were_given_stay(source, whole, folder, tmp_path, monkeypatch, capsys):
     """In a folder that is up to date; when a kill comes while files change places; when a part goes and returns."""
 
@@ -567,13 +579,7 @@ def test_folds_that_were_given_stay(source, whole, folder, tmp_path, monkeypatch
     assert "metadata is up to date" in capsys.readouterr().err
 
     write_source(tmp_path / "added", images="tiny", findings=FEW, segmented=4, unlabeled=7)
-
-    def cut_off(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("scripts.pipeline.build._finish", cut_off)
-        look(tmp_path / "added", folder)
+    cut_off_before_the_manifest(monkeypatch, tmp_path / "added", folder)
     assert look(tmp_path / "added", folder) == 0
     assert "cannot be kept" not in capsys.readouterr().err
     ids = [image_id for image_id, row in rows_of(folder).items() if row["label"] is not None]
@@ -608,15 +614,9 @@ def test_rows_of_parts_without_files_stay(source, tmp_path, capsys):
 
 def test_a_kill_while_files_change_places_forgets_no_part(source, tmp_path, monkeypatch):
     """Nor does it take more parts for those that the folder covers."""
-
-    def cut_off(*arguments):
-        raise KeyboardInterrupt
-
     assert look(source, tmp_path / "out", "--config", "unlabeled") == 0
     write_source(tmp_path / "added", images="tiny", findings=FEW, segmented=4, unlabeled=7)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("scripts.pipeline.build._finish", cut_off)
-        look(tmp_path / "added", tmp_path / "out")
+    cut_off_before_the_manifest(monkeypatch, tmp_path / "added", tmp_path / "out")
     assert look(tmp_path / "added", tmp_path / "out") == 0
     assert [row["parts"] for row in rows_of(tmp_path / "out").values()] == [["unlabeled"]] * 7
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from hyper_kvasir import Expected, Part, Problems, SourceError, listed
 from scripts.pipeline import leaks
 from scripts.pipeline.card import PLACEHOLDER, write_card
-from scripts.pipeline.configs import METADATA, VIEWS, held_parts, looked_parts
+from scripts.pipeline.configs import VIEWS, looked_parts
 from scripts.pipeline.console import Progress, say
 from scripts.pipeline.files import file_sha256, sync, write_file
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
@@ -47,22 +47,23 @@ def build(
     try:
         with only_builder_of(out, folders):
             out = os.path.abspath(out)  # pyarrow takes relative names for addresses, and expands ~
+            given = None
             if folds_from:
                 from scripts.pipeline.quality import metadata
 
-                folds_from = os.path.abspath(folds_from)
-                metadata.earlier_of(folds_from)  # now, and not after the pass
+                given = metadata.earlier_of(os.path.abspath(folds_from))  # now, and not after the pass
             manifest = read_manifest(out) or read_manifest(os.path.join(out, STAGING))  # there, if a kill came then
-            parts = looked or looked_parts(configs, held_parts(manifest))
+            parts = looked or looked_parts(configs, manifest)
             plan = make_plan(folders, configs, expected, checks, looked=parts)
-            _build(plan, out, workers, checks, expected, folds_from=folds_from)
+            _build(plan, out, workers, checks, expected, given=given)
     except OSError as error:
         what = error.strerror or str(error)
         kept = "what is built so far is kept; " if os.path.isdir(os.path.join(out, STAGING)) else ""
         raise BuildError(f"{error.filename2 or error.filename or out}: {what}; {kept}fix that and run again") from error
 
 
-def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected, *, folds_from: str | None) -> None:
+def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected, *, given: Any) -> None:
+    """`given`: `metadata.Earlier`, or None; its module loads OpenCV, so it is not named here."""
     remove_leftovers(out)
     staging = os.path.join(out, STAGING)
     old, moved = read_manifest(out), set()
@@ -84,15 +85,14 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected,
     check_sources(plan, sources, expected, plan.problems)
     waived = plan.problems.settle(checks)
     if plan.looked:
-        ours, theirs = _metadata(plan, out, old["files"], workers, folds_from)
+        ours, theirs = _metadata(plan, out, old["files"], workers, given)
         kept, made = kept | ours, made | theirs
         waived += plan.problems.settle(checks)[len(waived) :]
     built = {VIEWS[config].part for config in plan.configs}
-    # A part that is only looked at: its files, if there are any, are of the source that they were built from.
-    stay = {part_of_path(path) for path in old["files"]} - built
-    if METADATA in old["configs"] and METADATA not in plan.configs:
-        stay |= set(old["sources"]) - built  # metadata stays, and is of these parts
-    known = {part: source for part, source in old["sources"].items() if part in stay}
+    known = {part: source for part, source in old["sources"].items() if part not in built}
+    if plan.looked:  # of parts that are only looked at, files that there are stay of the source they were built from
+        filed = {part_of_path(path) for path in old["files"]}
+        known = {part: source for part, source in known.items() if part in filed}
     sources = {part: {**source, "complete": not waived} for part, source in sources.items()} | known
     files = kept | staged | made
     there = _with_rows(plan.configs, files, waived)
@@ -106,7 +106,7 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected,
     _finish(out, {**manifest, **({"card": old["card"]} if "card" in old else {})})
 
 
-def _metadata(plan, out, old_files, workers, folds_from):
+def _metadata(plan, out, old_files, workers, given):
     """The file of `metadata` as ({path: entry} if it is there, {path: entry} if it is made)."""
     from scripts.pipeline.quality import metadata  # loads OpenCV, which a plain build does not need
 
@@ -114,36 +114,24 @@ def _metadata(plan, out, old_files, workers, folds_from):
     entries = [old_files[path]] if path in old_files else []
     # It may be in its place, and a kill have left the manifest as it was.
     there = _whole(out, {path: [*entries, *Journal(staging).entries().get(path, [])]})
-    place = os.path.join(out, path)
-    if there and there[path]["key"] == metadata.metadata_key(plan.looked) and _has_folds(place, folds_from):
+    before = os.path.join(out, path) if there else None
+    up_to_date = before and there[path]["key"] == metadata.metadata_key(plan.looked)
+    if up_to_date and (given is None or metadata.has_folds(before, given)):
         say("metadata is up to date")
-        say(leaks.report(leaks.read_rows(place)))
+        say(leaks.report(leaks.read_rows(before)))
         return there, {}
-    if path in old_files and not there and not folds_from:
+    if path in old_files and not there and given is None:
         text = "its grouped folds cannot be kept (but see --folds-from)"
         say(f"{path}: missing, or changed since it was written: {text}")
     Journal(staging).open()  # marks the folder as ours
-    before = place if there else None
     place = os.path.join(staging, path)
-    found = metadata.make_metadata(plan.looked, out, place, workers=workers, before=before, folds_from=folds_from)
+    found = metadata.make_metadata(plan.looked, out, place, workers=workers, before=before, given=given)
     for text in found.problems:
         plan.problems.add(text, waivable=True)
     Journal(staging).add(path, found.entry)
     sync(place)
     say(leaks.report(leaks.read_rows(place)))
     return {}, {path: found.entry}
-
-
-def _has_folds(place, folds_from):
-    """Whether the images in a file of `metadata` have the grouped folds that another gives them."""
-    from scripts.pipeline.quality.metadata import earlier_of
-
-    if not folds_from:
-        return True
-    found, wanted = earlier_of(place).folds, earlier_of(folds_from).folds
-    return all(
-        wanted[column].get(image_id, fold) == fold for column in found for image_id, fold in found[column].items()
-    )
 
 
 def _check_cut_off(plan, out, moved):

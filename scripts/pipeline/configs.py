@@ -72,20 +72,16 @@ def features_of(config: str) -> datasets.Features:
     )
 
 
-def looked_parts(configs: Iterable[str], held: Iterable[str] = ()) -> list[str]:
-    """The parts that `metadata` is of, if that is built: those of all configs that are built, or `held` already.
+def looked_parts(configs: Iterable[str], manifest: dict | None = None) -> list[str]:
+    """The parts that `metadata` is of, if that is built: those of all configs that are built, and of a manifest.
 
-    All of them, if there are no others.
+    These include the parts that only its `metadata` is of. All parts, if there are no others.
     """
     if METADATA not in configs:
         return []
+    held = [*manifest["configs"], *manifest["sources"]] if manifest else []  # the name of a part is that of a config
     parts = parts_of([*configs, *held])
     return [part for part in PARTS if part in parts] or list(PARTS)
-
-
-def held_parts(manifest: dict | None) -> list[str]:
-    """The parts of what a manifest lists, and those that only its `metadata` is of."""
-    return parts_of([*manifest["configs"], *manifest["sources"]]) if manifest else []  # a part is a config's name, too
 
 
 def parts_of(configs: Iterable[str]) -> list[str]:

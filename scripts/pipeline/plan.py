@@ -59,8 +59,8 @@ def make_plan(
     if absent and (checks or not any(archives.values())):
         flags = [f"--config {config}" for config in [*there, *looked] if archives.get(VIEWS[config].part)]
         if flags:
-            # Of metadata: scripts.quality takes the configs to look at, and is itself the one that it builds.
-            flags += ["(and, in scripts.build, --config metadata)"] if METADATA in configs else []
+            # That takes the configs to look at, and metadata is what it builds.
+            flags += ["(and --config metadata, except in scripts.quality)"] if METADATA in configs else []
             absent[-1] += f"; or, to use what is there: {' '.join(dict.fromkeys(flags))}"
         raise SourceError(absent)
     for text in absent:

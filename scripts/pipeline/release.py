@@ -17,7 +17,7 @@ from scripts.pipeline import leaks, stats
 from scripts.pipeline.build import build_shards, built_shards, check_sources
 from scripts.pipeline.card import folder_examples, make_card, stored_pairs
 from scripts.pipeline.card_check import check_card, lint_card
-from scripts.pipeline.configs import METADATA, held_parts, looked_parts, parts_of
+from scripts.pipeline.configs import METADATA, looked_parts, parts_of
 from scripts.pipeline.files import write_file
 from scripts.pipeline.hub import PublishError, Repository, batches, patiently
 from scripts.pipeline.manifest import FILE, built_manifest, make_manifest, manifest_text, part_of_path
@@ -132,7 +132,7 @@ class SourceMaker:
         Raises SourceError with all problems of the archives, PublishError if rows are not as they should be.
         """
         check_lost(published, self._parts())
-        self.looked = looked_parts(self.options.configs, held_parts(published.manifest))
+        self.looked = looked_parts(self.options.configs, published.manifest)
         manifest, there = self._manifest(published), published.entries
         new = {
             path: planned for path, planned in self.plan.shards.items() if manifest["files"][path] != there.get(path)

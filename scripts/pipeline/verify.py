@@ -21,7 +21,7 @@ from hyper_kvasir import PARTS, TAXONOMY, Expected, Problems, SourceError, check
 from scripts.pipeline import leaks
 from scripts.pipeline.card import stale
 from scripts.pipeline.card_check import check_card, lint_card
-from scripts.pipeline.configs import METADATA, VIEWS, features_of
+from scripts.pipeline.configs import METADATA, VIEWS, features_of, looked_parts
 from scripts.pipeline.console import Progress
 from scripts.pipeline.manifest import FILE, built_manifest, matching, part_of_path
 from scripts.pipeline.parquet import entry_of, features_metadata
@@ -34,17 +34,8 @@ UUID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 OF_SOME = (*leaks.SPLITS, *leaks.GROUPS.values(), "label", "category", "tract")
 MAY_BE_NULL = {METADATA: (*OF_SOME, "kvasir_seg_id")}  # in other parts, the folds that a split does not list
-COMPARED = (
-    "sha256",
-    "bytes",
-    "width",
-    "height",
-    "label",
-    "category",
-    "tract",
-    "fold_2",
-    "fold_5",
-)  # of metadata and a part
+# Of metadata and a part.
+COMPARED = ("sha256", "bytes", "width", "height", "label", "category", "tract", "fold_2", "fold_5")
 
 # What rows and images of any content raise when they are read.
 UNREADABLE = (ValueError, OSError, TypeError, LookupError, SyntaxError, Image.DecompressionBombError)
@@ -476,7 +467,7 @@ def compare_sources(
     Of the files that are `sound`, default all; what is wrong with the archives is listed, too.
     """
     try:
-        looked = list(manifest["sources"]) if METADATA in manifest["configs"] else ()
+        looked = looked_parts(manifest["configs"], manifest)
         plan = make_plan(list(sources), list(manifest["configs"]), expected, looked=looked)
         for part in plan.parts:
             expected.check_fingerprint(part.archive, part.fingerprint(), plan.problems)
@@ -502,25 +493,25 @@ def _compare_metadata(place, looked):
     """What in a file of `metadata` is not as the directories of the archives have it; bytes are compared in parts."""
     from scripts.pipeline.quality import metadata  # loads OpenCV
 
-    rows = metadata.distinct(looked)
-    wanted = {image_id: {**row.columns, "bytes": row.file[0]} for image_id, row in rows.items()}
+    wanted = {image_id: {**row.columns, "bytes": row.file[0]} for image_id, row in metadata.distinct(looked).items()}
     names = list(next(iter(wanted.values())))
-    stored = {
-        row.pop("image_id"): row
-        for row in pq.read_table(place, columns=["image_id", *names], partitioning=None).to_pylist()
-    }
-    for image_id in sorted(wanted.keys() | stored.keys()):
-        row, there = wanted.get(image_id), stored.get(image_id)
-        if row != there:
-            other = [name for name in names if row and there and row[name] != there[name]]
-            what = (
-                f"other {', '.join(other)} than in the archives"
-                if other
-                else "not in the archives"
-                if there
-                else "missing"
-            )
-            yield f"{leaks.METADATA_FILE}: {image_id}: {what}"
+    table = pq.read_table(place, columns=["image_id", *names], partitioning=None)
+    stored = {row.pop("image_id"): row for row in table.to_pylist()}
+    wrong = _other_ids(leaks.METADATA_FILE, stored, wanted)
+    for image_id in sorted(stored.keys() & wanted.keys()):
+        columns = [name for name in names if stored[image_id][name] != wanted[image_id][name]]
+        wrong += _other_columns(leaks.METADATA_FILE, image_id, columns)
+    return wrong
+
+
+def _other_ids(path, stored, wanted):
+    """The images that only the file, or only the archives have."""
+    wrong = [f"{path}: {image_id}: not in the archives" for image_id in sorted(set(stored) - set(wanted))]
+    return wrong + [f"{path}: {image_id}: missing" for image_id in sorted(set(wanted) - set(stored))]
+
+
+def _other_columns(path, image_id, columns):
+    return [f"{path}: {image_id}: other {', '.join(columns)} than in the archives"] if columns else []
 
 
 def _compare_shard(folder, shard):
@@ -529,14 +520,12 @@ def _compare_shard(folder, shard):
     with pq.ParquetFile(os.path.join(folder, shard.path)) as file:
         ids = file.read(columns=["image_id"])["image_id"].to_pylist()
         wanted = {row.image_id: row for row in shard.rows}
-        wrong += [f"{shard.path}: {image_id}: not in the archives" for image_id in ids if image_id not in wanted]
-        wrong += [f"{shard.path}: {image_id}: missing" for image_id in sorted(set(wanted) - set(ids))]
+        wrong += _other_ids(shard.path, ids, wanted)
         for batch in file.iter_batches(16):
             stored = {row["image_id"]: row for row in batch.to_pylist() if row["image_id"] in wanted}
             for row in read_examples(shard, [wanted[image_id] for image_id in stored], problems).to_pylist():
                 columns = [name for name in row if not _is_same(row[name], stored[row["image_id"]][name])]
-                if columns:
-                    wrong.append(f"{shard.path}: {row['image_id']}: other {', '.join(columns)} than in the archives")
+                wrong += _other_columns(shard.path, row["image_id"], columns)
     return wrong + [problem.text for problem in problems.found]
 
 

@@ -74,16 +74,16 @@ def make_metadata(
     *,
     workers: int,
     before: str | None = None,
-    folds_from: str | None = None,
+    given: Earlier | None = None,
 ) -> Found:
     """Looks at the images of the shards `looked`, compares them, writes the file to `place`, and says what it found.
 
     Keeps that in `out`. Of `before`, a file of the version before, the grouped folds stay as they are, and the pairs
-    are compared again, although other images may be nearer now; those of the file `folds_from` come first. Raises
-    ValueError where one of them is another file.
+    are compared again, although other images may be nearer now; those that are `given` come first. Raises ValueError
+    where it is another file.
     """
     was = earlier_of(before) if before else Earlier({}, [])
-    given = earlier_of(folds_from) if folds_from else was
+    given = given or was
     stay = {column: was.folds.get(column, {}) | some for column, some in given.folds.items()}
     folder, rows = _folder(out), distinct(looked)
     shards = first_rows(looked, rows)
@@ -495,8 +495,7 @@ def _columns(table, rows, found, before):
         grouped, said = _grouped_folds(ids, rows, scene, split, before.get(name, {}))
         columns[name] = [grouped.get(image_id) for image_id in ids]
         notes += said
-    told = pa.table({name: columns[name] for name in ("image_id", "parts", "scene_group")}).to_pylist()
-    sets = leaks.kvasir_seg_columns(told)
+    sets = leaks.kvasir_seg_columns({"image_id": i, "parts": rows[i].parts, "scene_group": scene.get(i)} for i in ids)
     columns |= {name: [sets.get(image_id, {}).get(name) for image_id in ids] for name in leaks.KVASIR_SEG_COLUMNS}
     return columns, notes
 
@@ -582,3 +581,12 @@ def earlier_of(path: str) -> Earlier:
         why = "no such file" if isinstance(error, FileNotFoundError) else str(error) or type(error).__name__
         text = f"no file with the grouped folds of {METADATA} ({why.splitlines()[0][:200]})"
         raise ValueError(f"{path}: {text}; give {leaks.METADATA_FILE} of an earlier version") from error
+
+
+def has_folds(path: str, given: Earlier) -> bool:
+    """Whether the images in a file of `metadata` have the grouped folds that are given for them."""
+    return all(
+        given.folds[column].get(image_id, fold) == fold
+        for column, found in earlier_of(path).folds.items()
+        for image_id, fold in found.items()
+    )
