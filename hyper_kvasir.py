@@ -131,6 +131,7 @@ CATEGORIES = [_LANDMARK, _PATHOLOGICAL, _THERAPEUTIC, _QUALITY]
 TRACTS = [_LOWER, _UPPER]
 FOLDS = (2, 5)  # the official cross-validation splits
 POLYPS = FINDINGS.index("polyps")
+KVASIR_SEG_SETS = ("train", "validation")  # of the official split of Kvasir-SEG, whose images the segmented ones are
 
 _FINDING_OF = {name: i for i, f in enumerate(TAXONOMY) for name in (f.name, *f.spellings)}
 _ORGANS = {_LOWER: "Lower GI", _UPPER: "Upper GI"}  # the words of image-labels.csv
@@ -198,6 +199,13 @@ VIEWS = {
         "data/labeled/*/*/*_fold5-{}_*.parquet",
         "fold_5",
         range(5),
+    ),
+    "kvasir_seg": View(
+        "segmented",
+        "The segmented images, a split for each set of Kvasir-SEG's official split.",
+        "data/segmented/{}_*.parquet",
+        "kvasir_seg_set",
+        KVASIR_SEG_SETS,
     ),
 }
 CONFIGS = list(VIEWS)
@@ -269,6 +277,7 @@ class Expected:
     boxes: int
     fold_2: List[int]
     fold_5: List[int]
+    kvasir_seg_set: List[int]
     sources: Dict[str, dict]
     segmented_content: Optional[str] = None
     part_digests: Dict[str, str] = dataclasses.field(default_factory=dict)
@@ -336,50 +345,6 @@ class Expected:
             problems.at(archive).add(f"not the official {archive.file}: {what}; {advice}", waivable=True)
 
 
-def _wrong_numbers(fields):
-    """What is wrong with the fields of a file of expected numbers, or None."""
-
-    def is_count(value):
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-    def is_digest(value):
-        return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
-
-    def is_source(value):
-        return isinstance(value, dict) and is_count(value.get("bytes")) and is_digest(value.get("sha256"))
-
-    def all_are(kind, keys=None):
-        return lambda value: (
-            isinstance(value, dict) and (keys is None or set(value) == set(keys)) and all(map(kind, value.values()))
-        )
-
-    def counts(number):
-        return lambda value: isinstance(value, list) and len(value) == number and all(map(is_count, value))
-
-    forms = {
-        "findings": (all_are(is_count, FINDINGS), "a number of images for each of the 23 findings, and no other name"),
-        **dict.fromkeys(("unlabeled", "segmented", "instances", "boxes"), (is_count, "a whole number, at least 0")),
-        **{f"fold_{k}": (counts(k), f"a list of {k} numbers of images") for k in FOLDS},
-        "sources": (all_are(is_source), '{file: {"bytes": a whole number, "sha256": 64 hex digits}}'),
-        "segmented_content": (lambda value: value is None or is_digest(value), "64 hex digits"),
-        "part_digests": (
-            lambda value: all_are(is_digest)(value) and set(value) <= set(PARTS),
-            "{part: 64 hex digits}",
-        ),
-    }
-    if not isinstance(fields, dict):
-        return "expected an object"
-    for name in fields:
-        if name not in forms:
-            return f"unknown field {name!r}"
-    for name, (is_good, form) in forms.items():
-        if name not in fields and name not in ("segmented_content", "part_digests"):
-            return f"{name!r} is missing; expected {form}"
-        if name in fields and not is_good(fields[name]):
-            return f"{name!r} must be {form}"
-    return None
-
-
 OFFICIAL = Expected(
     findings={finding.name: finding.count for finding in TAXONOMY},
     unlabeled=99_417,
@@ -388,6 +353,7 @@ OFFICIAL = Expected(
     boxes=1_071,
     fold_2=[5_324, 5_338],
     fold_5=[2_122, 2_122, 2_122, 2_122, 2_174],
+    kvasir_seg_set=[880, 120],
     sources={
         **{f.name: {"bytes": f.bytes, "sha256": f.sha256} for f in OFFICIAL_FILES.values() if f.sha256},
         _BOXES: {"bytes": 315_000, "sha256": "673a69dbd8e4da93cf01479f374c5754a469d685b5998accbada5732883c7ca4"},
@@ -413,6 +379,7 @@ def features_of(config: str) -> datasets.Features:
     label = {"label": datasets.ClassLabel(names=FINDINGS)}
     groups = {"category": datasets.ClassLabel(names=CATEGORIES), "tract": datasets.ClassLabel(names=TRACTS)}
     folds = {"fold_2": datasets.Value("int8"), "fold_5": datasets.Value("int8")}
+    kvasir_seg = {"kvasir_seg_id": datasets.Value("string"), "kvasir_seg_set": datasets.Value("string")}
     size = {"width": datasets.Value("int32"), "height": datasets.Value("int32")}
     annotation = {"mask": datasets.Image(), "instances": datasets.Image()}
     objects = datasets.Sequence(  # a struct of lists on all versions of datasets
@@ -425,7 +392,7 @@ def features_of(config: str) -> datasets.Features:
     )
     columns = {
         "labeled": {**image, **identity, **label, **groups, **folds, **size},
-        "segmented": {**image, **annotation, **identity, "objects": objects, **label, **folds, **size},
+        "segmented": {**image, **annotation, **identity, "objects": objects, **label, **folds, **kvasir_seg, **size},
         "unlabeled": {**image, **identity, **size},
     }
     return datasets.Features(columns[part])
@@ -485,7 +452,8 @@ class HyperKvasir(datasets.ArrowBasedBuilder):
         for text in notes[1:]:
             logger.warning(text)
         folds = {} if view.part == "unlabeled" else read_folds(dl_manager, folders, expected, problems)
-        part = read_part(view.part, archive, folds, expected, problems)
+        kvasir_seg = read_kvasir_seg(self.base_path) if view.part == "segmented" else {}
+        part = read_part(view.part, archive, folds, expected, problems, kvasir_seg=kvasir_seg)
         if self._checks and (archive.file in expected.sources or part.name == "segmented"):
             expected.check_fingerprint(archive, part.fingerprint(), problems)
         for text in problems.settle(self._checks):
@@ -617,6 +585,51 @@ def _shown(text: str, most: int = 1000) -> str:
 def _few(names: Iterable[str], most: int = 3) -> str:
     names = sorted(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def _wrong_numbers(fields):
+    """What is wrong with the fields of a file of expected numbers, or None."""
+
+    def is_count(value):
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+    def is_digest(value):
+        return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+    def is_source(value):
+        return isinstance(value, dict) and is_count(value.get("bytes")) and is_digest(value.get("sha256"))
+
+    def all_are(kind, keys=None):
+        return lambda value: (
+            isinstance(value, dict) and (keys is None or set(value) == set(keys)) and all(map(kind, value.values()))
+        )
+
+    def counts(number):
+        return lambda value: isinstance(value, list) and len(value) == number and all(map(is_count, value))
+
+    forms = {
+        "findings": (all_are(is_count, FINDINGS), "a number of images for each of the 23 findings, and no other name"),
+        **dict.fromkeys(("unlabeled", "segmented", "instances", "boxes"), (is_count, "a whole number, at least 0")),
+        **{f"fold_{k}": (counts(k), f"a list of {k} numbers of images") for k in FOLDS},
+        "kvasir_seg_set": (counts(len(KVASIR_SEG_SETS)), f"a list of the images in {' and '.join(KVASIR_SEG_SETS)}"),
+        "sources": (all_are(is_source), '{file: {"bytes": a whole number, "sha256": 64 hex digits}}'),
+        "segmented_content": (lambda value: value is None or is_digest(value), "64 hex digits"),
+        "part_digests": (
+            lambda value: all_are(is_digest)(value) and set(value) <= set(PARTS),
+            "{part: 64 hex digits}",
+        ),
+    }
+    if not isinstance(fields, dict):
+        return "expected an object"
+    for name in fields:
+        if name not in forms:
+            return f"unknown field {name!r}"
+    for name, (is_good, form) in forms.items():
+        if name not in fields and name not in ("segmented_content", "part_digests"):
+            return f"{name!r} is missing; expected {form}"
+        if name in fields and not is_good(fields[name]):
+            return f"{name!r} must be {form}"
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------- archives
@@ -1148,6 +1161,34 @@ def _read_fold_csv(k, text, problems):
     return table
 
 
+KVASIR_SEG_FILE = "kvasir_seg.csv"
+
+
+class KvasirSeg(NamedTuple):
+    """The name of a segmented image in Kvasir-SEG, and its set in the official split there."""
+
+    kvasir_seg_id: Optional[str]
+    kvasir_seg_set: Optional[str]
+
+
+def read_kvasir_seg(folder: Optional[str] = None) -> Dict[str, KvasirSeg]:
+    """{image id: its name and set in Kvasir-SEG}, from this project's `dataset_card/kvasir_seg.csv`.
+
+    The file is looked for in `folder` (of a loading script, where it was before the loader copied it) and beside this
+    module, with or without `dataset_card/`. Raises SourceError where it is in neither. The sets are those of
+    github.com/DebeshJha/ColonSegNet, `train.txt` and `val.txt` at commit bfee960. Which image is which was found by
+    this project, by comparing the files of both datasets.
+    """
+    folders = [place for place in (folder, os.path.dirname(os.path.abspath(__file__))) if place]
+    paths = [os.path.join(*above, KVASIR_SEG_FILE) for f in folders for above in ((f, "dataset_card"), (f,))]
+    path = next((path for path in paths if os.path.isfile(path)), None)
+    if path is None:
+        text = f"{KVASIR_SEG_FILE} is missing: the segmented images need it for their names and sets in Kvasir-SEG"
+        raise SourceError([f"{text}; copy it from dataset_card/ of this project to {os.path.dirname(paths[-1])}"])
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row.pop("image_id"): KvasirSeg(**row) for row in csv.DictReader(file)}
+
+
 def _csv_rows(file, text, delimiter, header, problems):
     """[(problems at the line, its cells)] of a csv, without empty lines; None where it is no csv with this header."""
     try:
@@ -1173,9 +1214,23 @@ class Row(NamedTuple):
     label: Optional[int] = None
     fold_2: Optional[int] = None
     fold_5: Optional[int] = None
+    kvasir_seg_id: Optional[str] = None
+    kvasir_seg_set: Optional[str] = None
     mask: Optional[Member] = None
     boxes: Tuple[Tuple[int, int, int, int], ...] = ()  # xmin, ymin, xmax, ymax in pixels, as in the source
     size: Optional[Tuple[int, int]] = None  # width, height in pixels that bounding-boxes.json claims
+
+    def known_columns(self, part: str) -> dict:
+        """The columns in a part that are known before its images are read: {column: value}."""
+        known = {"image_id": self.image_id}
+        if part != "unlabeled":
+            known.update(label=self.label, fold_2=self.fold_2, fold_5=self.fold_5)
+        if part == "labeled":
+            finding = TAXONOMY[self.label]
+            known.update(category=CATEGORIES.index(finding.category), tract=TRACTS.index(finding.tract))
+        if part == "segmented":
+            known.update(kvasir_seg_id=self.kvasir_seg_id, kvasir_seg_set=self.kvasir_seg_set)
+        return known
 
 
 class Part(NamedTuple):
@@ -1228,16 +1283,18 @@ def read_part(
     expected: Expected,
     problems: Problems,
     *,
+    kvasir_seg: Dict[str, "KvasirSeg"],
     with_crcs: bool = False,
 ) -> Part:
     """A part with its rows, from the archive's directory and small files; no image of a zip is read.
 
-    `folds` comes from `read_folds`. `with_crcs`: members have their CRCs, see `Archive.list`. What is wrong goes to
-    `problems`. Raises SourceError where the archive cannot be read at all.
+    `folds` comes from `read_folds`, `kvasir_seg` from `read_kvasir_seg`, which only the segmented part needs.
+    `with_crcs`: members have their CRCs, see `Archive.list`. What is wrong goes to `problems`. Raises SourceError where
+    the archive cannot be read at all.
     """
     members = archive.list(name, problems, with_crcs)
     kind = {"labeled": _LabeledReader, "segmented": _SegmentedReader, "unlabeled": _UnlabeledReader}[name]
-    reader = kind(archive, members, folds, expected, problems)
+    reader = kind(archive, members, folds, expected, problems, kvasir_seg=kvasir_seg)
     reader.check_places()
     if not any(path.lower().endswith(".jpg") for path in members):
         problems.at(archive).add(f"no image of the {name} part; {archive.instead(name)}", waivable=True)
@@ -1249,8 +1306,9 @@ class _Reader:
 
     folders: Tuple[str, ...] = ()  # that its images lie in; (): folders of any names
 
-    def __init__(self, archive, members, folds, expected, problems):
-        self.archive, self.members, self.folds, self.expected = archive, members, folds, expected
+    def __init__(self, archive, members, folds, expected, problems, *, kvasir_seg):
+        self.archive, self.members, self.expected = archive, members, expected
+        self.folds, self.kvasir_seg = folds, kvasir_seg
         self.problems, self.elsewhere = problems.at(archive), problems
 
     def rows(self) -> Iterable[Row]:
@@ -1379,8 +1437,10 @@ class _SegmentedReader(_Reader):
             if image_id not in masks:
                 self.problems.at(member.name).add(f"its mask masks/{image_id}.jpg is missing")
             elif size and not wrong:
-                folds = self.folds_of(image_id)
-                rows[image_id] = Row(image_id, member, POLYPS, *folds, masks[image_id], corners, size)
+                names = self.kvasir_seg.get(image_id, KvasirSeg(None, None))
+                rows[image_id] = Row(
+                    image_id, member, POLYPS, *self.folds_of(image_id), *names, masks[image_id], corners, size
+                )
         for what, ids in (("masks", masks), ("boxes", boxes or {})):
             alone = set(ids) - set(images)
             if alone:
@@ -1393,7 +1453,21 @@ class _SegmentedReader(_Reader):
             if number not in (None, official):
                 self.problems.add(f"segmented part: {number:,} {what}, expected {official:,}", waivable=True)
         self.check_folds(rows)
+        self.check_kvasir_seg(rows)
         return rows.values()
+
+    def check_kvasir_seg(self, rows):
+        """Every image must be one of Kvasir-SEG's, and each of its sets be whole."""
+        unknown = set(rows) - set(self.kvasir_seg)
+        if unknown:
+            text = (
+                f"not among the images of Kvasir-SEG that {KVASIR_SEG_FILE} lists: {len(unknown):,} ({_few(unknown)})"
+            )
+            self.problems.add(text, waivable=True)
+        found = [sum(row.kvasir_seg_set == name for row in rows.values()) for name in KVASIR_SEG_SETS]
+        if found != self.expected.kvasir_seg_set and len(rows) == self.expected.segmented:
+            text = f"sets of Kvasir-SEG of {found} images, expected {self.expected.kvasir_seg_set}"
+            self.problems.add(text, waivable=True)
 
     def read_boxes(self):
         """{image id: ((width, height), corner boxes)} of bounding-boxes.json, or None without a readable one."""
@@ -1496,8 +1570,10 @@ class Shard(NamedTuple):
 
 
 def _cell(part, row):
-    if part != "labeled":
+    if part == "unlabeled":
         return ""
+    if part == "segmented":
+        return f"{row.kvasir_seg_set or 'none'}_"
     finding = TAXONOMY[row.label]
     folds = "_".join(f"fold{k}-{'none' if fold is None else fold}" for k, fold in zip(FOLDS, (row.fold_2, row.fold_5)))
     return f"{finding.tract}/{finding.category}/{folds}_"
@@ -1547,29 +1623,20 @@ def _image_array(image):
     return pa.StructArray.from_arrays([values, pa.array([image["path"]])], ["bytes", "path"])
 
 
-def known_columns(part: str, row: Row) -> dict:
-    """The columns of a row that are known before its images are read: {column: value}."""
-    known = {"image_id": row.image_id, "label": row.label, "fold_2": row.fold_2, "fold_5": row.fold_5}
-    if part == "labeled":
-        finding = TAXONOMY[row.label]
-        known["category"], known["tract"] = CATEGORIES.index(finding.category), TRACTS.index(finding.tract)
-    return known if part != "unlabeled" else {"image_id": row.image_id}
-
-
 def _example(shard, row, decode):
     archive = shard.archive
     data = archive.read(row.image)
     width, height = _image_size(data, archive, row.image, decode)
     image = {"bytes": data, "path": f"{row.image_id}.jpg"}
-    example = {**known_columns(shard.part, row), "image": image, "width": width, "height": height}
+    example = {**row.known_columns(shard.part), "image": image, "width": width, "height": height}
     if shard.part == "segmented":
         mask = _read_mask(archive, row, (width, height), decode)
-        example["mask"] = {"bytes": _png(mask * np.uint8(255)), "path": f"{row.image_id}.png"}
         try:
-            instances = label_components(mask)
+            pictures = {"mask": Image.fromarray(mask * np.uint8(255)), "instances": instance_map(mask)}
         except ValueError as error:
             raise archive.error(row.mask.name, f"{error}; expected a few polyps at most") from error
-        example["instances"] = {"bytes": _png(instances), "path": f"{row.image_id}.png"}
+        for name, picture in pictures.items():
+            example[name] = {"bytes": _png(picture), "path": f"{row.image_id}.png"}
         example["objects"] = _objects(archive, row, (width, height))
     return example
 
@@ -1689,9 +1756,29 @@ def label_components(mask: np.ndarray) -> np.ndarray:
     return components.reshape(height, stride)[:, 1:-1]
 
 
-def _png(pixels):
+# Of instances 1, 2, ..., repeated beyond ten, on black. Chosen so that any two differ by at least 22 in Lab (CIE76), as
+# color-blind people see them, too (Machado et al. 2009); Okabe and Ito's differ by 16.
+INSTANCE_COLORS = (
+    "#55bbff", "#ff7700", "#ffddbb", "#9900ff", "#557755", "#bbff77", "#bb5599", "#999955", "#dd0000", "#5577dd",
+)  # fmt: skip
+
+
+def instance_map(mask: np.ndarray) -> Image.Image:
+    """The components of a bool mask, see `label_components`, as indices of a palette: mode P, `np.asarray` gives them.
+
+    As in Pascal VOC, a viewer then shows colors. The Hub's turns images into JPEG, where 1 of 255 is black, but not
+    those with a palette.
+    """
+    components = label_components(mask)
+    image = Image.fromarray(np.ascontiguousarray(components))
+    colors = [INSTANCE_COLORS[number % len(INSTANCE_COLORS)] for number in range(int(components.max()))]
+    image.putpalette(bytes.fromhex("".join(color[1:] for color in ("#000000", *colors))))
+    return image
+
+
+def _png(image):
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 

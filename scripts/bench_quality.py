@@ -276,6 +276,7 @@ def make_source(folder: str, count: int, workers: int, every: int = 20) -> dict[
                     copies[image_id] = ids[source]
             bar.update(len(some))
     numbers = {"unlabeled": count, "segmented": 0, "instances": 0, "boxes": 0, "fold_2": [0] * 2, "fold_5": [0] * 5}
+    numbers["kvasir_seg_set"] = [0] * 2
     findings = dict.fromkeys(Expected.load(None).findings, 0)
     with open(os.path.join(folder, "expected.json"), "w", encoding="utf-8") as file:
         json.dump({**numbers, "findings": findings, "sources": {}}, file)

@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from hyper_kvasir import PARTS, TAXONOMY
+from hyper_kvasir import KVASIR_SEG_SETS, PARTS, TAXONOMY, read_kvasir_seg
 from tests.fake_pictures import BY_NAME, LAYOUTS, Art, boxes, encode, mask, new_id, number, picture, stamp
 
 CSV_NAME = {finding.name: (*finding.spellings, finding.name)[0] for finding in TAXONOMY}
@@ -63,11 +63,25 @@ def fold_number(position, count, folds):
     return min(position // max(1, count // folds), folds - 1)
 
 
+def kvasir_seg_ids(seed):
+    """The ids of Kvasir-SEG's images, shuffled; every third, as long as they last, is in its validation set."""
+    sets = {name: [] for name in KVASIR_SEG_SETS}
+    for image_id, row in read_kvasir_seg().items():
+        sets[row.kvasir_seg_set].append(image_id)
+    train, validation = (sorted(ids, key=lambda id: number("kvasir-seg", seed, id)) for ids in sets.values())
+    return [id for three in itertools.zip_longest(validation, train[::2], train[1::2]) for id in three if id]
+
+
 def invented(seed, findings):
-    """(id, finding, folds) of invented labeled images, in the order of the fold csvs."""
+    """(id, finding, folds) of invented labeled images, in the order of the fold csvs.
+
+    Polyps have ids of Kvasir-SEG's images, of which there are 1,000: the segmented ones are known by them.
+    """
     for finding in sorted(findings, key=lambda name: number("class", name)):
         count = findings[finding]
-        ids = sorted((new_id(seed, finding, index) for index in range(count)), key=lambda name: number("place", name))
+        known = kvasir_seg_ids(seed)[:count] if finding == "polyps" else []
+        ids = [*known, *(new_id(seed, finding, index) for index in range(len(known), count))]
+        ids.sort(key=lambda name: number("place", name))
         for position, image_id in enumerate(ids):
             yield image_id, finding, tuple(fold_number(position, count, folds) for folds in (2, 5))
 
@@ -128,10 +142,11 @@ def update(rows, *, seed, images, relabel, remove, add, add_segmented):
     moved = {row.id: other_finding(row, index % 2 == 0) for index, row in enumerate(free[:relabel])}
     removed = {row.id for row in free[len(free) - remove :]}
     looks = sorted({row.finding for row in rows if row.finding})
+    known = iter(sorted(set(kvasir_seg_ids(seed)) - {row.id for row in rows}, key=lambda id: number("added", id)))
     rows = [row._replace(finding=moved.get(row.id, row.finding)) for row in rows if row.id not in removed]
     for index in range(add + add_segmented):
         segmented = index >= add
-        id = new_id(seed, "added", segmented, index - add * segmented)
+        id = next(known) if segmented else new_id(seed, "added", False, index)
         look = "polyps" if segmented else looks[number(id) % len(looks)]
         layout = number(id) % len(LAYOUTS) if look == "polyps" else -1
         rows.append(Row(id, look, (number(id) % 2, number(id) % 5), segmented, Art(seed, id, look, layout, images)))
@@ -196,6 +211,8 @@ def expected_numbers(rows):
     """What the source holds, counted on the rows."""
     labeled = [row for row in rows if row.finding]
     layouts = [LAYOUTS[row.art.layout] for row in labeled if row.segmented]
+    kvasir_seg = read_kvasir_seg()
+    sets = [kvasir_seg[row.id].kvasir_seg_set for row in labeled if row.segmented]
     return {
         "findings": {finding.name: sum(row.finding == finding.name for row in labeled) for finding in TAXONOMY},
         "unlabeled": len(rows) - len(labeled),
@@ -204,6 +221,7 @@ def expected_numbers(rows):
         "boxes": sum(boxes for _, boxes in layouts),
         "fold_2": [sum(row.folds[0] == fold for row in labeled) for fold in range(2)],
         "fold_5": [sum(row.folds[1] == fold for row in labeled) for fold in range(5)],
+        "kvasir_seg_set": [sets.count(name) for name in KVASIR_SEG_SETS],
         "sources": {},
     }
 
@@ -380,7 +398,28 @@ class Source:
 # Tables of name: (what is wrong, how it is done to a Source). Defects of rows give new rows, with which everything
 # else agrees; those of members change files before, those of the archive the zip after it has been written.
 
+
+def rename_segmented(source, id):
+    """The rows, the first of the segmented ones under another id."""
+    return [row._replace(id=id) if row == source.segmented_row() else row for row in source.rows]
+
+
+def of_the_other_set(source):
+    """An id of a Kvasir-SEG image that is not there, in another set than the first segmented image."""
+    known, there = read_kvasir_seg(), {row.id for row in source.rows}
+    wrong = known[source.segmented_row().id].kvasir_seg_set
+    return next(id for id, row in known.items() if id not in there and row.kvasir_seg_set != wrong)
+
+
 ROW_DEFECTS = {
+    "not_in_kvasir_seg": (
+        "One segmented image has an id that no image of Kvasir-SEG has.",
+        lambda s: rename_segmented(s, new_id("not in kvasir-seg")),
+    ),
+    "other_kvasir_seg_set": (
+        "One segmented image is another one of Kvasir-SEG, of its other set.",
+        lambda s: rename_segmented(s, of_the_other_set(s)),
+    ),
     "not_a_uuid": (
         "One image is called photo1.jpg, in every place where it is named.",
         lambda s: [row._replace(id="photo1") if row == s.victim() else row for row in s.rows],
@@ -803,7 +842,8 @@ def write_source(
         if findings == "official":
             findings = {finding.name: finding.count for finding in TAXONOMY}
         labeled = list(invented(seed, findings or default_findings(seed, segmented)))
-        segmented_ids = sorted(id for id, finding, _ in labeled if finding == "polyps")[:segmented]
+        polyps = sum(finding == "polyps" for _, finding, _ in labeled)
+        segmented_ids = kvasir_seg_ids(seed)[: min(segmented, polyps)]
         if len(segmented_ids) < segmented:
             raise ValueError(f"{segmented} segmented images, but only {len(segmented_ids)} polyps")
         unlabeled = 12 if unlabeled is None else unlabeled

@@ -170,14 +170,14 @@ def test_nothing_changed_nothing_written(source, built, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in [tmp_path / "out", *(tmp_path / "out").rglob("*")]}
     build(source, tmp_path / "out")
     assert {path: path.stat().st_mtime_ns for path in [tmp_path / "out", *(tmp_path / "out").rglob("*")]} == before
-    assert "43 (0 built, 43 already there)" in capsys.readouterr().err
+    assert "44 (0 built, 44 already there)" in capsys.readouterr().err
 
 
 def test_a_file_that_was_lost_is_built_again(source, built, tmp_path, capsys):
     shutil.copytree(built, tmp_path / "out")
     next((tmp_path / "out").rglob("*.parquet")).unlink()
     build(source, tmp_path / "out")
-    assert "(1 built, 42 already there)" in capsys.readouterr().err
+    assert "(1 built, 43 already there)" in capsys.readouterr().err
     assert tree(tmp_path / "out") == tree(built)
 
 
@@ -227,7 +227,7 @@ def test_a_build_killed_at_any_moment_goes_on_where_it_was(source, built, tmp_pa
     The moments follow the files that are there, not the clock, so that a busy machine has them too.
     """
     chance, out, killed = random.Random(7), tmp_path / "out", 0
-    for wanted in sorted(chance.sample(range(1, 43), 8)) + [43, 43]:
+    for wanted in sorted(chance.sample(range(1, 44), 8)) + [44, 44]:
         process = start(source, out)
         while process.poll() is None and len(list(out.rglob("*.parquet"))) < wanted:
             time.sleep(0.001)
@@ -235,7 +235,7 @@ def test_a_build_killed_at_any_moment_goes_on_where_it_was(source, built, tmp_pa
         killed += process.poll() is None
         process.kill()
         if (out / "manifest.json").exists():
-            assert len(list(out.glob("data/**/*.parquet"))) == 43, "looks finished"
+            assert len(list(out.glob("data/**/*.parquet"))) == 44, "looks finished"
     assert killed >= 5
     build(source, out)
     assert tree(out) == tree(built)
@@ -396,7 +396,7 @@ def test_where_nothing_can_be_written_there_may_be_nothing_to_do(source, built, 
     """The tests may run as root, who may write anywhere."""
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     build(source, built)
-    assert "(0 built, 43 already there)" in capsys.readouterr().err
+    assert "(0 built, 44 already there)" in capsys.readouterr().err
     assert card([str(built)]) == 0
 
 
@@ -416,12 +416,12 @@ def test_a_file_in_the_way_of_the_data_is_kept(source, built, tmp_path, capsys):
     out = tmp_path / "out"
     build(source, out, "--config", "unlabeled")
     (out / "data/segmented").mkdir()
-    (out / "data/segmented/00.parquet").write_text("mine")
+    (out / "data/segmented/train_00.parquet").write_text("mine")
     arguments = ["--source", str(source), "--out", str(out), "--expect", f"{source}/expected.json"]
     assert main([*arguments, "--config", "segmented"]) == 1
     assert "00.parquet: is in the way, and not of this project; move it away" in capsys.readouterr().err
-    assert (out / "data/segmented/00.parquet").read_text() == "mine"
-    (out / "data/segmented/00.parquet").unlink()
+    assert (out / "data/segmented/train_00.parquet").read_text() == "mine"
+    (out / "data/segmented/train_00.parquet").unlink()
     build(source, out, "--config", "segmented")
 
 
@@ -481,7 +481,7 @@ def test_whoever_reads_the_output_may_end_first(reader):
 
 def test_an_image_file_in_the_current_folder_changes_nothing(source, built, tmp_path, monkeypatch):
     """Image.encode_example would drop the bytes of an image whose name it finds in the current folder."""
-    image_id = pq.read_table(built / "data/segmented/00.parquet", columns=["image_id"])["image_id"][0].as_py()
+    image_id = pq.read_table(built / "data/segmented/train_00.parquet", columns=["image_id"])["image_id"][0].as_py()
     (tmp_path / f"{image_id}.jpg").write_bytes(b"another")
     monkeypatch.chdir(tmp_path)
     build(source, tmp_path / "out", "--config", "segmented")
@@ -571,18 +571,18 @@ def staged(source, tmp_path, monkeypatch):
 
 def test_what_was_staged_is_not_built_again(staged, source, built, capsys):
     build(source, staged)
-    assert "43 (0 built, 43 already there)" in capsys.readouterr().err
+    assert "44 (0 built, 44 already there)" in capsys.readouterr().err
     assert tree(staged) == tree(built)
 
 
 def test_a_staged_shard_that_was_damaged_is_built_again(staged, source, built, capsys):
-    shard = staged / ".building/data/segmented/00.parquet"
+    shard = staged / ".building/data/segmented/train_00.parquet"
     good, chance = shard.read_bytes(), random.Random(3)
     flipped = bytearray(good)
     flipped[good.index(b"PAR1", 4) - 1 - chance.randrange(len(good) // 4)] ^= 1  # what is no image, too
     shard.write_bytes(bytes(flipped))
     build(source, staged)
-    assert "43 (1 built, 42 already there)" in capsys.readouterr().err
+    assert "44 (1 built, 43 already there)" in capsys.readouterr().err
     assert tree(staged) == tree(built)
 
 

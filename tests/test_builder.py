@@ -8,6 +8,7 @@ import sys
 
 import datasets
 import numpy as np
+import PIL.Image
 import pytest
 from datasets.exceptions import DatasetGenerationError
 
@@ -22,6 +23,7 @@ from hyper_kvasir import (
     OfficialFile,
     SourceError,
     features_of,
+    read_kvasir_seg,
 )
 from tests.conftest import ROOT
 from tests.fake_source import write_source
@@ -46,7 +48,7 @@ def test_what_the_ecosystem_expects():
         info = HyperKvasir(config_name=config).info
         assert info.description and info.citation.startswith("@article") and info.homepage and "CC BY" in info.license
         assert str(info.version) == "1.0.0" and info.features == features_of(config)
-        total = {"unlabeled": 99417, "segmented": 1000}.get(config, 10662)
+        total = {"unlabeled": 99417, "segmented": 1000, "kvasir_seg": 1000}.get(config, 10662)
         assert sum(split.num_examples for split in info.splits.values()) == total
 
 
@@ -77,11 +79,46 @@ def test_streaming_from_the_archive(config, source, built):
 
 def test_a_segmented_row(source):
     row = next(iter(builder("segmented", source).as_streaming_dataset(split="train")))
-    assert row["mask"].mode == row["instances"].mode == "L"
+    assert row["mask"].mode == "L" and row["instances"].mode == "P"
     assert row["mask"].size == row["instances"].size == row["image"].size == (row["width"], row["height"])
     assert set(np.unique(row["mask"])) == {0, 255}
     assert row["label"] == POLYPS == FINDINGS.index("polyps")
     assert row["objects"]["id"] == list(range(len(row["objects"]["bbox"])))
+
+
+def as_the_hubs_viewer_saves(image, folder):
+    """The file that huggingface/dataset-viewer makes of an image (libs/libcommon, viewer_utils/features.py)."""
+    for suffix in (".jpg", ".png"):
+        try:
+            image.save(folder / f"cell{suffix}")
+            return folder / f"cell{suffix}"
+        except OSError:
+            continue
+    raise ValueError("Image cannot be written as JPEG or PNG")
+
+
+def test_instances_show_in_the_hubs_viewer(source, tmp_path):
+    """A map of one channel would be a JPEG whose brightest pixel is as dark as the number of instances."""
+    rows = list(builder("segmented", source).as_streaming_dataset(split="train"))
+    row = max(rows, key=lambda row: len(row["objects"]["id"]))
+    pixels, numbers = np.asarray(row["instances"]), set(np.unique(row["instances"]).tolist())
+    assert numbers == set(range(len(numbers))) and len(numbers) > 2
+    saved = as_the_hubs_viewer_saves(row["instances"], tmp_path)
+    shown = np.asarray(PIL.Image.open(saved).convert("RGB")).astype(int)
+    colors = {number: {tuple(color) for color in shown[pixels == number].tolist()} for number in numbers}
+    assert all(len(some) == 1 for some in colors.values()) and len(set.union(*colors.values())) == len(numbers)
+    assert colors[0] == {(0, 0, 0)} and all(
+        max(color) >= 119 for some in colors.values() for color in some - {(0, 0, 0)}
+    )
+
+
+def test_kvasir_segs_split_is_that_of_its_lists(source):
+    """Every image is one of Kvasir-SEG's, and in the set that `dataset_card/kvasir_seg.csv` gives."""
+    listed = read_kvasir_seg()
+    for split, rows in builder("kvasir_seg", source).as_streaming_dataset().items():
+        found = {row["image_id"]: (row["kvasir_seg_id"], row["kvasir_seg_set"]) for row in rows}
+        assert found and found == {image_id: listed[image_id] for image_id in found}
+        assert {name for _, name in found.values()} == {split}
 
 
 def test_boxes_are_the_sources_in_coco_form(source):
@@ -214,15 +251,27 @@ def test_a_remote_archive_is_streamed_by_range(served, source, built):
 
 
 def test_a_module_named_by_its_path_is_all_that_is_needed(source, tmp_path):
-    """The loading script stands alone: copied elsewhere, it works without this repository."""
+    """The loading script stands alone, copied elsewhere; segmented images need the list of their names beside it."""
     shutil.copy(ROOT / "hyper_kvasir.py", tmp_path)
     code = (
-        "from hyper_kvasir import HyperKvasir; "
-        f"b = HyperKvasir(config_name='tract', data_dir={str(source)!r}, expected={str(source / 'expected.json')!r}, "
-        f"cache_dir={str(tmp_path / 'cache')!r}); b.download_and_prepare(); print(b.as_dataset())"
+        "import sys; from hyper_kvasir import HyperKvasir; "
+        f"settings = dict(data_dir={str(source)!r}, expected={str(source / 'expected.json')!r}, "
+        f"cache_dir={str(tmp_path / 'cache')!r}); "
+        "made = [HyperKvasir(config_name=config, **settings) for config in sys.argv[1:]]; "
+        "[(b.download_and_prepare(), print(b.as_dataset())) for b in made]"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+
+    def run(*configs):
+        command = [sys.executable, "-c", code, *configs]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    done = run("tract", "segmented")
     assert "lower_gi_tract" in done.stdout, done.stderr
+    lines = done.stderr.splitlines()
+    assert f"copy it from dataset_card/ of this project to {tmp_path}" in lines[-1] and "SourceError" in lines[-1]
+    shutil.copy(ROOT / "dataset_card/kvasir_seg.csv", tmp_path)
+    done = run("kvasir_seg")
+    assert "validation" in done.stdout, done.stderr
 
 
 def test_a_build_without_checks_in_the_cache_is_not_taken_for_a_checked_one(source, tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ from tests.processes import sketch
 # Of one worker, so that it draws the figures once.
 pytestmark = pytest.mark.xdist_group("card")
 
-SEGMENTED = "data/segmented/00.parquet"
+SEGMENTED = "data/segmented/train_00.parquet"
 LABELED = "data/labeled/lower-gi-tract/pathological-findings/fold2-0_fold5-0_00.parquet"
 
 
@@ -379,7 +379,7 @@ def test_numbers_are_those_of_the_files(carded):
         labels.update(pq.read_table(path)["label"].to_pylist())
     assert taxonomy(text) == {name: labels[i] for i, name in enumerate(FINDINGS)}
     assert check_card(text, manifest, str(carded)) == []
-    objects = pq.read_table(carded / "data/segmented/00.parquet")["objects"].to_pylist()
+    objects = pq.read_table(carded / "data/segmented")["objects"].to_pylist()
     assert f"and {sum(len(o['id']) for o in objects)} boxes" in text
     assert "Not the official numbers" in text and "labeled images: 137 here, officially 10,662;" in text
     for claim in ("254 groups", "982 are JFIF", "18 pairs show", "On a copy", "Of the official archives:"):
@@ -631,7 +631,7 @@ def official_summaries():
         "box_shares": [0.0000123] + [0.15] * (OFFICIAL.boxes - 2) + [0.998],
     }
     maps = {"mask_map": [[1, 510], [2, 3]], "box_map": [[4, 5], [610, 6]]}
-    summaries["data/segmented/00.parquet"] = {
+    summaries["data/segmented/train_00.parquet"] = {
         "rows": 1000, "first": "s", "sizes": [[332, 1072, 400], [1920, 352, 600]], "cells": cells,
         "examples": {"one": ["s"], "several": ["t"]}, "stretched": [[0.5, "u"]],
         "instances": [[1, 952], [2, 41], [3, 5], [4, 1], [10, 1]],
@@ -887,7 +887,7 @@ def test_lint_takes_the_card(carded):
         (lambda m: m["configs"].append(m["configs"][0]), "configs: 'labeled' is listed 2 times"),
         (lambda m: m["configs"][1].update(default=True), "configs: more than one default: labeled, unlabeled"),
         (lambda m: m["configs"][1]["data_files"][0].update(path="data/x/*"), "unlabeled / train: no file at data/x/*"),
-        (lambda m: m["configs"].pop(), "dataset_info: 'fold_5' is not in configs"),
+        (lambda m: m["configs"].pop(), "dataset_info: 'kvasir_seg' is not in configs"),
     ],
 )
 def test_lint_finds(carded, change, problem):

@@ -36,7 +36,8 @@ from scripts.pipeline.publish import (
 from scripts.pipeline.release import BuildOptions, Edition, FolderMaker, SourceMaker, folder_release
 from tests.publisher import REPO
 
-SEGMENTED, UNLABELED = "data/segmented/00.parquet", "data/unlabeled/00.parquet"
+SEGMENTED, UNLABELED = "data/segmented/train_00.parquet", "data/unlabeled/00.parquet"
+DATA = [SEGMENTED, "data/segmented/validation_00.parquet", UNLABELED]
 NOTHING = Published(REPO, None)  # no such repository
 
 
@@ -307,7 +308,7 @@ def test_the_card_of_a_folder_is_checked_before_it_is_published(small, tmp_path,
 def test_more_files_than_the_hub_takes(released, monkeypatch):
     check_limits(released)
     monkeypatch.setattr(publish_module, "MOST_IN_FOLDER", 0)
-    with pytest.raises(PublishError, match="2 files, 1 of them in data/"):
+    with pytest.raises(PublishError, match="3 files, 2 of them in data/segmented"):
         check_limits(released)
 
 
@@ -358,7 +359,7 @@ READ_BACKS = {
     "a text gone": ReadBack("stats.json is not there", files={"stats.json": None}),
     "a stray file": ReadBack("data/x.parquet is there, but not in", files={"data/x.parquet": OTHER_DATA}),
     "fewer rows": ReadBack(
-        "segmented / train: 1 rows in the files, expected 6",
+        "segmented / train: 3 rows in the files, expected 6",
         opened=rewrite(lambda table: table.slice(0, 1)),
     ),
     "fewer columns": ReadBack(
@@ -444,16 +445,16 @@ def test_shards_are_sent_and_removed_before_others_are_built(small, released, re
     monkeypatch.setattr(hub_module, "BATCH_BYTES", 1)
     builds = Builds(small, repository, tmp_path / "work", monkeypatch)
     draft, release = builds.release(NOTHING)
-    assert builds.left == [[SEGMENTED], [UNLABELED]] and not list(builds.work.rglob("*.parquet"))
-    assert {path: entry["sha256"] for path, entry in draft.files.items()} == {SEGMENTED: None, UNLABELED: None}
+    assert builds.left == [[path] for path in DATA] and not list(builds.work.rglob("*.parquet"))
+    assert {path: entry["sha256"] for path, entry in draft.files.items()} == dict.fromkeys(DATA)
     assert release.files == released.files and type(draft) is Draft and type(release) is Release
-    assert draft.rows.keys() == {SEGMENTED, UNLABELED}
+    assert draft.rows.keys() == set(DATA)
     for path, rows in draft.rows.items():
         assert rows == read_row_digests(str(small), path)
         assert draft.files[path]["content"] == released.files[path]["content"]
     again = builds.release(NOTHING)  # somebody else committed meanwhile
     assert again[0] is again[1] and again[1].files == release.files and again[1].rows == draft.rows
-    assert sorted(builds.built) == builds.sent == [SEGMENTED, UNLABELED]
+    assert sorted(builds.built) == builds.sent == DATA
 
 
 def test_packages_of_another_version_are_no_change(small, released, repository, tmp_path, monkeypatch):
@@ -476,5 +477,5 @@ def test_rows_for_the_card_are_read_again_if_the_connection_is_cut(small, monkey
         return open(small / path, "rb")
 
     example = release_module._example_finder(Plan([], [], {}, Problems()), summaries, cut_once)
-    image_id = summaries["data/segmented/00.parquet"]["first"]
+    image_id = summaries["data/segmented/train_00.parquet"]["first"]
     assert example("segmented", image_id)["image_id"] == image_id and len(opened) == 2

@@ -242,7 +242,7 @@ def test_a_part_that_would_contradict_a_published_one_is_refused(xet_publisher, 
     p.ok(v1, "1.0.0")
     shutil.copytree(v1.parent / "source", source)
     lines = (source / "2_fold_split.csv").read_text().splitlines()
-    ids = pq.read_table(v1 / "data/segmented/00.parquet", columns=["image_id"])["image_id"].to_pylist()
+    ids = pq.read_table(v1 / "data/segmented/train_00.parquet", columns=["image_id"])["image_id"].to_pylist()
     rows = [i for i, line in enumerate(lines) if line.split(".")[0] in ids]
     one, other = next((i, j) for i in rows for j in range(1, len(lines)) if lines[i][-1] != lines[j][-1])
     lines[one], lines[other] = lines[one][:-1] + lines[other][-1], lines[other][:-1] + lines[one][-1]
@@ -284,10 +284,10 @@ def test_what_was_changed_by_hand_on_the_hub_is_noticed(xet_publisher, small, tm
     p.api.delete_file("README.md", REPO, repo_type="dataset")
     p.ok(small, "1.0.1")
     assert "README.md" in p.published()[0]
-    p.api.delete_file("data/segmented/00.parquet", REPO, repo_type="dataset")
+    p.api.delete_file("data/segmented/train_00.parquet", REPO, repo_type="dataset")
     flags = flags_for(small.parent / "source", "unlabeled", upload=False)
     p.refused(
-        "data/segmented/00.parquet of 1.0.1: removed .*: revert that commit, or publish those parts too",
+        "data/segmented/train_00.parquet of 1.0.1: removed .*: revert that commit, or publish those parts too",
         tmp_path / "work",
         "1.1.0",
         *flags,
@@ -295,7 +295,7 @@ def test_what_was_changed_by_hand_on_the_hub_is_noticed(xet_publisher, small, tm
     )
     said = p.ok(small, "1.1.0")
     assert ": removed from ns/hyper-kvasir, or changed there, since it was published: they will be restored" in said
-    assert "data/segmented/00.parquet" in p.published()[0]
+    assert "data/segmented/train_00.parquet" in p.published()[0]
 
 
 def test_a_source_that_is_refused_leaves_no_repository(xet_publisher, tmp_path):

@@ -11,7 +11,7 @@ import datasets
 import pytest
 from datasets import load_dataset
 
-from hyper_kvasir import FINDINGS, OFFICIAL, Problems, find_archive, read_folds, read_part
+from hyper_kvasir import FINDINGS, OFFICIAL, Problems, find_archive, read_folds, read_kvasir_seg, read_part
 from scripts.pipeline import leaks, stats
 from scripts.pipeline.verify import part_digest, row_line
 from scripts.quality import main as quality
@@ -76,7 +76,7 @@ def test_other_boxes_are_not_the_official_ones(wrong, real, tmp_path, capsys):
     file.write_text(json.dumps(entries, indent=4))
     problems = Problems()
     archive = find_archive("segmented", [str(tmp_path)])
-    read_part("segmented", archive, {}, OFFICIAL, problems)
+    read_part("segmented", archive, {}, OFFICIAL, problems, kvasir_seg=read_kvasir_seg())
     assert [problem.waivable for problem in problems.found] == [True]
     assert "not the official bounding-boxes.json: sha256" in problems.found[0].text
 
@@ -92,13 +92,13 @@ def test_images_are_those_of_the_archive(real, folder):
 
 def test_the_card_has_the_numbers_that_are_known_of_the_true_masks_and_boxes(folder):
     text = (folder / "README.md").read_text(encoding="utf-8")
-    summary = stats.read_stats(str(folder))["data/segmented/00.parquet"]
+    summary = stats.by_part(stats.read_stats(str(folder)))["segmented"]
     for fact in (
         "| `segmented` | 1,000 | polyps with a mask, 1,063 instances and 1,071 boxes |",
         *OBJECT_FACTS,
         "- Instances without a matching box: 20.",
         "- `segmented`: 333 different sizes, widths of 332 to 1,920 and heights of 352 to 1,072 pixels.",
-        "`segmented` takes 43.6 MB in 1 file.",
+        "`segmented` takes 43.1 MB in 2 files.",
         "the official content in another container",
         "143 of them have one stray white pixel",  # the claims are shown: this is the official content
         "Nothing in segmented was left out.",

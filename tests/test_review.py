@@ -29,7 +29,7 @@ FLAGS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 SEGMENTED = 60
-FILE = "data/segmented/00.parquet"
+FILE = "data/segmented/train_00.parquet"
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,11 @@ REFUSED = {
     "html_instead_of_zip": ("labeled", r"labeled-images.zip: is an HTML page instead of a zip file"),
     "wrong_sha256": ("labeled", r"not the official .*: [\d,]+ bytes with sha256 \w{64}, expected .* \w{64}; download"),
     "content_changed": ("segmented", r"not the official hyper-kvasir-segmented-images.zip: content digest \w{64}, exp"),
+    "not_in_kvasir_seg": (
+        "segmented",
+        r"not among the images of Kvasir-SEG that kvasir_seg.csv lists: 1 \(\w{8}-\S+\)",
+    ),
+    "other_kvasir_seg_set": ("segmented", r"sets of Kvasir-SEG of \[\d, \d\] images, expected \[\d, \d\]"),
     "bad_crc": ("labeled", r"labeled-images/\S+\.jpg: CRC is \w{8}, expected \w{8}; the file is damaged"),
     "zero_byte_image": (
         "labeled",
@@ -97,6 +102,8 @@ REFUSED = {
 IN_A_FOLDER = [name for name in REFUSED if name not in ZIP_ONLY_DEFECTS]
 # Of these, "no_checks" builds what is true all the same, and says what is missing.
 WAIVED = [
+    "not_in_kvasir_seg",
+    "other_kvasir_seg_set",
     "wrong_sha256",
     "content_changed",
     "listed_image_missing",
@@ -468,7 +475,7 @@ def test_parts_whose_archive_is_not_there(tmp_path, capsys):
     assert "to use what is there: --config segmented" in said
     assert main([*map(str, everything), "--no-verify"]) == 0
     assert "left out: the unlabeled part is missing" in capsys.readouterr().err
-    assert list(json.loads((tmp_path / "out/manifest.json").read_text())["configs"]) == ["segmented"]
+    assert list(json.loads((tmp_path / "out/manifest.json").read_text())["configs"]) == ["segmented", "kvasir_seg"]
 
 
 def test_the_zip_itself_as_the_source(tmp_path, capsys):

@@ -50,7 +50,10 @@ def gone(path):
 STATES = {
     "as it was committed": (lambda publisher: None, None),
     "the card was edited": (put("README.md", b"edited"), "README.md is gone, or was edited since"),
-    "data were replaced": (put("data/segmented/00.parquet", b"PAR1"), "data/segmented/00.parquet has other content"),
+    "data were replaced": (
+        put("data/segmented/train_00.parquet", b"PAR1"),
+        "data/segmented/train_00.parquet has other content",
+    ),
     "data are there that nobody knows": (put("data/x.parquet", b"PAR1"), "data/x.parquet is there, but not in"),
     "the manifest was edited": (put("manifest.json", b"{}"), "manifest.json: not a manifest of this builder"),
     "the manifest is gone": (gone("manifest.json"), "no version is committed to main; publish one"),
@@ -110,7 +113,7 @@ def test_a_first_version_that_is_abandoned(xet_publisher, small):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        (".gitignore", b"*.parquet\n", "the .gitignore there leaves out data/(segmented|unlabeled)/00.parquet"),
+        (".gitignore", b"*.parquet\n", "the .gitignore there leaves out data/(segmented/train_|unlabeled/)00.parquet"),
         (".gitignore", b"*.md\nassets/\n", "the .gitignore there leaves out CHANGELOG.md, README.md, assets/.* more"),
         (".gitattributes", LFS_BUT_PARQUET, "its .gitattributes do not put data/.* into the storage of large files"),
     ],
@@ -296,14 +299,14 @@ def test_a_published_version_is_verified(xet_publisher, small):
     assert "v1.0.1: manifest.json there is of version 1.0.0; the tag was moved" in p.verify("--revision", "v1.0.1")[1]
     upload_file(p, "README.md", b"---\n---\nmine")
     p.api.delete_file("data/unlabeled/00.parquet", REPO, repo_type="dataset")
-    upload_file(p, "data/segmented/00.parquet", (small / "data/unlabeled/00.parquet").read_bytes())
+    upload_file(p, "data/segmented/train_00.parquet", (small / "data/unlabeled/00.parquet").read_bytes())
     for full in ([], ["--full"]):
         code, said = p.verify("--revision", "main", *expect, *full)
         for problem in (
             "data/unlabeled/00.parquet is not there",
-            "data/segmented/00.parquet has other content",
+            "data/segmented/train_00.parquet has other content",
             "README.md has other content than was published: it was edited on the Hub",
-            "segmented/00.parquet: columns [",
+            "segmented/train_00.parquet: columns [",
         ):
             assert code == 1 and problem in said, said
 

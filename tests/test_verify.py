@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hyper_kvasir import label_components
+from hyper_kvasir import instance_map
 from scripts.build import main as build_command
 from scripts.card import main as card
+from scripts.pipeline.manifest import read_manifest
 from scripts.pipeline.parquet import KEY, ROWS, entry_of
 from scripts.pipeline.verify import part_digest, read_contents
 from scripts.verify import main
@@ -24,7 +25,7 @@ from tests.conftest import build, sha256_of, tree
 from tests.fake_source import UNDECODABLE, write_source
 
 LABELED = "data/labeled/lower-gi-tract/pathological-findings/fold2-0_fold5-0_00.parquet"
-SEGMENTED = "data/segmented/00.parquet"
+SEGMENTED = "data/segmented/train_00.parquet"
 
 
 @pytest.fixture
@@ -165,8 +166,12 @@ def test_labeled_rows(wrong, folder, verify):
 
 
 def png(pixels):
+    return encoded(Image.fromarray(pixels))
+
+
+def encoded(image):
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -178,9 +183,25 @@ def a_grey_mask(rows):
     rows[0]["mask"]["bytes"] = png(np.full((rows[0]["height"], rows[0]["width"]), 100, np.uint8))
 
 
+def instances_of(row):
+    return Image.open(io.BytesIO(row["instances"]["bytes"]))
+
+
 def one_instance_of_all(rows):
     row = next(row for row in rows if len(row["objects"]["id"]) > 1)
-    row["instances"]["bytes"] = png(np.ones((row["height"], row["width"]), np.uint8))
+    image = instances_of(row)
+    image.paste(1, (0, 0, *image.size))
+    row["instances"]["bytes"] = encoded(image)
+
+
+def instances_without_colors(rows):
+    rows[0]["instances"]["bytes"] = png(np.asarray(instances_of(rows[0])))
+
+
+def other_colors(rows):
+    image = instances_of(rows[0])
+    image.putpalette([0] * 768)
+    rows[0]["instances"]["bytes"] = encoded(image)
 
 
 def a_box_outside(rows):
@@ -211,6 +232,10 @@ WRONG_SEGMENTED = {
     "mask of another size": (a_small_mask, "mask of mode L"),
     "mask neither black nor white": (a_grey_mask, "mask is empty or has values other than 0 and 255"),
     "instances that are not the components": (one_instance_of_all, "instances are not the components of the mask"),
+    "instances without a palette": (instances_without_colors, "instances of mode L"),
+    "instances that are all but black": (other_colors, "instances have other colors than are given to them"),
+    "another name in Kvasir-SEG": (change("kvasir_seg_id", "x"), "kvasir_seg_id is x, expected cju"),
+    "another set of Kvasir-SEG": (change("kvasir_seg_set", "validation"), "validation, expected train"),
     "box out of bounds": (a_box_outside, "is out of bounds, empty or miscounted"),
     "label": (change("label", 0), "label cecum, expected polyps"),
     "fold": (change("fold_5", 9), "has another fold_5 in data/labeled"),
@@ -263,7 +288,7 @@ def erase_a_pixel(rows):
     mask = np.asarray(Image.open(io.BytesIO(row["mask"]["bytes"]))).copy()
     y, x = np.argwhere(mask)[0]
     mask[y, x] = 0
-    row["mask"]["bytes"], row["instances"]["bytes"] = png(mask), png(label_components(mask > 0))
+    row["mask"]["bytes"], row["instances"]["bytes"] = png(mask), encoded(instance_map(mask > 0))
 
 
 def flip_a_fold(rows):
@@ -294,9 +319,11 @@ def polyps(tmp_path_factory):
     work = tmp_path_factory.mktemp("polyps")
     write_source(work / "source", images="drawn", parts=("segmented",))
     build(work / "source", work / "folder", "--config", "segmented")
-    content = read_contents(str(work / "folder"), [SEGMENTED], 1)[SEGMENTED]
+    contents = read_contents(str(work / "folder"), sorted(read_manifest(str(work / "folder"))["files"]), 1)
     expected = json.loads((work / "source/expected.json").read_text())
-    expected["part_digests"] = {"segmented": part_digest(content.lines)}
+    expected["part_digests"] = {
+        "segmented": part_digest(line for content in contents.values() for line in content.lines)
+    }
     (work / "expected.json").write_text(json.dumps(expected))
     return work / "source", work / "folder"
 

@@ -50,6 +50,7 @@ def old(request, tmp_path_factory):
 def test_every_config_loads_and_streams(old, built, source):
     _, run = old
     found = run(f"""
+import numpy
 found = {{}}
 for config in {CONFIGS!r}:
     loaded = datasets.load_dataset({str(built)!r}, config)
@@ -58,19 +59,25 @@ for config in {CONFIGS!r}:
     rows = list(loaded.values())[0]
     rows[0]["image"].load()
     names = rows.features["label"].names if "label" in rows.features else None
-    boxes = sum(len(row["bbox"]) for row in rows["objects"]) if "objects" in rows.features else None
-    found[config] = [{{split: len(rows) for split, rows in loaded.items()}}, list(streams), names, boxes]
+    objects = None
+    if "objects" in rows.features:
+        rows = [row for split in loaded.values() for row in split]
+        instances = sum(int(numpy.asarray(row["instances"]).max()) for row in rows)
+        objects = [sum(len(row["objects"]["bbox"]) for row in rows), instances]
+    found[config] = [{{split: len(rows) for split, rows in loaded.items()}}, list(streams), names, objects]
 """)
     expected = Expected.load(source / "expected.json")
     for config in CONFIGS:
         splits = expected.split_rows(config)
         names = FINDINGS if config != "unlabeled" else None
-        assert found[config] == [splits, list(splits), names, expected.boxes if config == "segmented" else None]
+        objects = [expected.boxes, expected.instances] if config in ("segmented", "kvasir_seg") else None
+        assert found[config] == [splits, list(splits), names, objects]
 
 
 def test_the_builder_is_a_loading_script_where_these_run(old, source, tmp_path):
     version, run = old
-    shutil.copy(ROOT / "hyper_kvasir.py", tmp_path)
+    for name in ("hyper_kvasir.py", "dataset_card/kvasir_seg.csv"):  # the loader copies the script to its cache
+        shutil.copy(ROOT / name, tmp_path)
     arguments = f"data_dir={str(source)!r}, expected={str(source / 'expected.json')!r}"
     if version in SCRIPTS_RUN:
         code = f"datasets.load_dataset({str(tmp_path / 'hyper_kvasir.py')!r}, 'segmented', {arguments}, "

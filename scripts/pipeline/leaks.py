@@ -8,14 +8,13 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from math import hypot, isfinite
-from pathlib import Path
 from statistics import median
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hyper_kvasir import TAXONOMY
+from hyper_kvasir import TAXONOMY, read_kvasir_seg
 from scripts.pipeline.configs import KINDS
 from scripts.pipeline.console import table
 from scripts.pipeline.quality.folds import without_leaks
@@ -38,7 +37,6 @@ KVASIR_SEG_COLUMNS = ("kvasir_seg_id", "kvasir_seg_set", "kvasir_seg_clean")
 COLUMNS = ["image_id", "parts", "label", *SPLITS, "kvasir_seg_id", *GROUPS.values()]
 COLUMNS += ["width", "height", "jfif", "quality", "subsampling"]
 FEW = 20  # images of a finding, and of all others: of fewer, an AUC says nothing
-KVASIR_SEG = Path(__file__).parents[2] / "dataset_card/kvasir_seg.csv"
 EVIDENCE = ("matches", "inliers", "log10_chance", "correlation", "scale", "transform", "mask_iou")
 
 
@@ -69,20 +67,10 @@ def all_pairs(rows: Iterable[dict]) -> list[dict]:
     return sorted(found, key=lambda pair: (pair["one"]["image_id"], pair["other"]["image_id"]))
 
 
-def kvasir_seg() -> dict[str, dict]:
-    """{image id: {"kvasir_seg_id", "kvasir_seg_set"}} of Kvasir-SEG's images.
-
-    Its lists are those of github.com/DebeshJha/ColonSegNet, at commit bfee960; which image is which was found by this
-    project, by comparing the files of both sets. Sizes and boxes in Kvasir-SEG's own box file are the same as here.
-    """
-    with open(KVASIR_SEG, encoding="utf-8", newline="") as file:
-        return {row.pop("image_id"): row for row in csv.DictReader(file)}
-
-
 def kvasir_seg_columns(rows: Iterable[dict]) -> dict[str, dict]:
     """{image id: values of KVASIR_SEG_COLUMNS}, from "image_id", "parts" and "scene_group" of rows of `metadata`."""
     there = {row["image_id"]: row for row in rows if "segmented" in row["parts"]}
-    known = {image_id: row for image_id, row in kvasir_seg().items() if image_id in there}
+    known = {image_id: row._asdict() for image_id, row in read_kvasir_seg().items() if image_id in there}
     scenes = {image_id: there[image_id]["scene_group"] for image_id in known}
     clean = without_leaks(scenes, {image_id: row["kvasir_seg_set"] for image_id, row in known.items()})
     return {image_id: {**row, "kvasir_seg_clean": clean.get(image_id)} for image_id, row in known.items()}

@@ -10,12 +10,12 @@ from zlib import crc32
 
 import datasets
 
-from hyper_kvasir import Expected, Part, Problems, Shard, SourceError, locate, read_folds, read_part
+from hyper_kvasir import Expected, Part, Problems, Shard, SourceError, locate, read_folds, read_kvasir_seg, read_part
 from scripts.pipeline.configs import METADATA, VIEWS, parts_of
 from scripts.pipeline.console import say
 from scripts.pipeline.parquet import features_metadata, writer_options
 
-SCHEMA = 1  # of the stored files; increment it when the same inputs are to give other files
+SCHEMA = 2  # of the stored files; increment it when the same inputs are to give other files
 
 
 class PlannedShard(NamedTuple):
@@ -75,7 +75,9 @@ def make_plan(
     parts = []
     for name, archive in archives.items():
         try:
-            parts.append(read_part(name, archive, folds, expected, problems, with_crcs=True))
+            kvasir_seg = read_kvasir_seg() if name == "segmented" else {}
+            part = read_part(name, archive, folds, expected, problems, kvasir_seg=kvasir_seg, with_crcs=True)
+            parts.append(part)
         except SourceError as error:  # the archive itself; the others are still read, to say what is wrong there too
             problems.extend(error.problems)
     shards = {shard.path: plan_shard(shard) for part in parts for shard in part.shards()}
@@ -100,7 +102,8 @@ def plan_shard(shard: Shard) -> PlannedShard:
 
     def inputs(row):
         files = [(member.size, member.crc) for member in (row.image, row.mask) if member]
-        return [row.image_id, row.label, row.fold_2, row.fold_5, files, row.boxes, row.size]
+        names = [row.kvasir_seg_id, row.kvasir_seg_set]
+        return [row.image_id, row.label, row.fold_2, row.fold_5, *names, files, row.boxes, row.size]
 
     rows = [json.dumps(inputs(row)) for row in shard.rows]
     described = json.dumps([SCHEMA, writer_options(shard.part), shard.part, features_metadata(shard.part), rows])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from hyper_kvasir import Expected, Problems, Shard, SourceError, known_columns, listed, read_examples
+from hyper_kvasir import Expected, Problems, Shard, SourceError, listed, read_examples
 from scripts.pipeline import leaks, stats
 from scripts.pipeline.build import build_shards, built_shards, check_sources
 from scripts.pipeline.card import folder_examples, make_card, stored_pairs
@@ -317,7 +317,7 @@ def _example_finder(plan, summaries, opened):
 
 def planned_content(shard: Shard, entry: dict) -> FileContent:
     """What a published file holds, from the rows that it was planned from; its images are not read again."""
-    rows = [known_columns(shard.part, row) for row in shard.rows]
+    rows = [row.known_columns(shard.part) for row in shard.rows]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     boxes = sum(len(row.boxes) for row in shard.rows)
     return FileContent(entry["sha256"], columns, [row.image.crc for row in shard.rows], None, boxes, [])

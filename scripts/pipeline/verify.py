@@ -17,7 +17,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from hyper_kvasir import PARTS, TAXONOMY, Expected, Problems, SourceError, check_jpeg, label_components, read_examples
+from hyper_kvasir import (
+    PARTS,
+    TAXONOMY,
+    Expected,
+    Problems,
+    SourceError,
+    check_jpeg,
+    instance_map,
+    read_examples,
+    read_kvasir_seg,
+)
 from scripts.pipeline import leaks
 from scripts.pipeline.card import stale
 from scripts.pipeline.card_check import check_card, lint_card
@@ -33,9 +43,13 @@ UUID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
 OF_SOME = (*leaks.SPLITS, *leaks.GROUPS.values(), "label", "category", "tract")
-MAY_BE_NULL = {METADATA: (*OF_SOME, "kvasir_seg_id")}  # in other parts, the folds that a split does not list
+KVASIR_SEG = leaks.KVASIR_SEG_COLUMNS[:2]  # those of segmented images
+MAY_BE_NULL = {  # in other parts, the folds that a split does not list
+    METADATA: (*OF_SOME, "kvasir_seg_id"),
+    "segmented": (*leaks.FOLDS, *KVASIR_SEG),
+}
 # Of metadata and a part.
-COMPARED = ("sha256", "bytes", "width", "height", "label", "category", "tract", "fold_2", "fold_5")
+COMPARED = ("sha256", "bytes", "width", "height", "label", "category", "tract", "fold_2", "fold_5", *KVASIR_SEG)
 
 # What rows and images of any content raise when they are read.
 UNREADABLE = (ValueError, OSError, TypeError, LookupError, SyntaxError, Image.DecompressionBombError)
@@ -108,6 +122,7 @@ def check_contents(manifest: dict, contents: dict[str, FileContent], expected: E
         _check_entry(path, manifest["files"][path], content, result)
     _check_ids(contents, result)
     _check_folds(contents, result)
+    _check_kvasir_seg(contents, result)
     _count(manifest, contents, expected, result)
     _check_views(manifest, contents, result)
     _check_metadata(contents, result)
@@ -244,16 +259,20 @@ def _check_row(row, part):
 
 def _check_masks(row):
     """Checks mask and instances; returns their pixels."""
-    pixels = {}
-    for name in ("mask", "instances"):
+    pixels, size = {}, (row["width"], row["height"])
+    for name, mode in (("mask", "L"), ("instances", "P")):
         with Image.open(io.BytesIO(row[name]["bytes"]), formats=["PNG"]) as image:
-            if (image.mode, image.size) != ("L", (row["width"], row["height"])):
-                raise ValueError(f"{name} of mode {image.mode} and {image.size} pixels, its image has another size")
+            if (image.mode, image.size) != (mode, size):
+                raise ValueError(f"{name} of mode {image.mode} and {image.size} pixels, expected {mode} and {size}")
             pixels[name] = np.asarray(image)
+            palette = image.getpalette()
     if not set(np.unique(pixels["mask"])) <= {0, 255} or not pixels["mask"].any():
         raise ValueError("mask is empty or has values other than 0 and 255")
-    if not np.array_equal(label_components(pixels["mask"] > 0), pixels["instances"]):
+    wanted = instance_map(pixels["mask"] > 0)
+    if not np.array_equal(wanted, pixels["instances"]):
         raise ValueError("instances are not the components of the mask")
+    if palette != wanted.getpalette():
+        raise ValueError("instances have other colors than are given to them")
     return pixels
 
 
@@ -327,6 +346,19 @@ def _check_folds(contents, result):
             found, folds = set(content.columns.get(column, ())), VIEWS[column].values
             if not found <= set(folds):
                 result.problems.append(f"{path}: {column} has {sorted(map(str, found))}, expected 0 to {folds[-1]}")
+
+
+def _check_kvasir_seg(contents, result):
+    """Names and sets of segmented images in Kvasir-SEG are those that this project lists."""
+    known = read_kvasir_seg()
+    for path, content in contents.items():
+        if part_of_path(path) == "segmented" and set(KVASIR_SEG) <= set(content.columns):
+            for image_id, *found in zip(*(content.columns[name] for name in ("image_id", *KVASIR_SEG))):
+                wanted = known.get(image_id, (None, None))
+                if tuple(found) != wanted:
+                    wrong = dict(zip(KVASIR_SEG, zip(found, wanted)))
+                    texts = [f"{name} is {here}, expected {there}" for name, (here, there) in wrong.items()]
+                    result.problems.append(f"{path}: {image_id}: {'; '.join(texts)}")
 
 
 def _of_parts(contents):
@@ -449,7 +481,7 @@ def _check_views(manifest, contents, result):
         for split, entry in splits.items() if column else ():
             for path in matching(entry["files"], contents):
                 values = set(contents[path].columns.get(column, ()))
-                if values - {names.index(split)}:
+                if values - {names.index(split), split}:
                     result.problems.append(f"{config}: {path} of split {split} has rows of another {column}: {values}")
 
 

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
-from hyper_kvasir import PARTS, TAXONOMY, Problems, Shard, SourceError, known_columns, listed, read_examples
+from hyper_kvasir import PARTS, TAXONOMY, Problems, Shard, SourceError, listed, read_examples
 from scripts.pipeline import leaks
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS, features_of
 from scripts.pipeline.console import Progress, say
@@ -64,7 +64,7 @@ def metadata_key(looked: Mapping[str, PlannedShard]) -> str:
     """A digest of all that the file depends on, but for what stays of the version before."""
     inputs = [SCHEMA, LOOKS, writer_options(METADATA), features_metadata(METADATA)]
     inputs += [sorted((path, planned.key) for path, planned in looked.items())]
-    return hashlib.sha256(json.dumps(inputs).encode() + leaks.KVASIR_SEG.read_bytes()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
 def make_metadata(
@@ -159,7 +159,7 @@ def distinct(looked: Mapping[str, PlannedShard]) -> dict[str, Known]:
     for part in PARTS:
         for planned in looked.values():
             for row in planned.shard.rows if planned.shard.part == part else ():
-                first = Known((), known_columns(part, row), (row.image.size, row.image.crc))
+                first = Known((), row.known_columns(part), (row.image.size, row.image.crc))
                 one = rows.get(row.image_id, first)
                 rows[row.image_id] = one._replace(parts=(*one.parts, part))
     return dict(sorted(rows.items()))
