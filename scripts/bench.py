@@ -33,7 +33,7 @@ from scripts.pipeline.console import command_parser, number, say, table
 from scripts.pipeline.hub import Repository, State
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, read_manifest
 from scripts.pipeline.measure import Run, claim, run
-from scripts.pipeline.parquet import find_row, write_shard, write_table
+from scripts.pipeline.parquet import find_rows, write_shard, write_table
 from scripts.pipeline.plan import SCHEMA, make_plan, plan_shard
 
 REPO = "ns/hyper-kvasir"
@@ -193,10 +193,10 @@ def make_version(work, archive, rows, changelog, known):
     manifest = make_manifest([config for config, view in VIEWS.items() if view.part == "labeled"], {}, entries, SCHEMA)
     summaries = stats.collect(work, manifest, {}, files.get)
 
-    def example(part, image_id):
-        return find_row([files[path] for path in stats.paths_of(summaries, part, image_id)], image_id)
+    def examples(part, image_ids):
+        return find_rows([files[path] for path in stats.paths_of(summaries, part, image_ids)], image_ids)
 
-    manifest, texts = make_card(manifest, summaries, example, REPO, changelog)
+    manifest, texts = make_card(manifest, summaries, examples, REPO, changelog)
     return Version(files, {**texts, FILE: manifest_text(manifest).encode()})
 
 

@@ -19,13 +19,14 @@ REAL = ROOT.parent / "shared" / "source"
 OBJECT_FACTS = (
     "- Instances in an image: 1 in 952 images, 2 in 41 images, 3 in 5 images, 4 in 1 image, 10 in 1 image.",
     "- Boxes in an image: 1 in 945 images, 2 in 47 images, 3 in 6 images, 4 in 1 image, 10 in 1 image.",
-    "An image has up to 10 objects.",
-    "- 974 of 1,071 boxes start one pixel left of and above their mask component and end where it ends.",
+    "- 974 of 1,071 boxes start one pixel left of and above their instance and end where it ends.",
     "- Boxes that end exactly at the right or lower edge of the image: 116.",
-    "- Boxes that match no component to within 2 pixels at each edge: 28 (stretched to the upper left corner: 20; "
+    "- Boxes that match no instance to within 2 pixels at each edge: 28 (stretched to the upper left corner: 20; "
     "otherwise off: 8).",
-    "Boxes stretched to the upper left corner (20) are in the map of boxes.",
-    "- 986 of 1,000 images have a JFIF marker; of these, 982 are of quality 90 or less",
+    "1,043 of 1,071 do",
+    "Of the others, 20 are stretched to the upper left corner of the image, and 8 are off otherwise.",
+    "- **28 of 1,071 boxes fit no polyp of the mask**; 20 are stretched to the upper left corner.",
+    "- Segmented images that are JPEG files of quality 75 with a JFIF marker: 982.",
 )
 
 

@@ -89,17 +89,17 @@ def run(env, command, code, files):
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 
-def sketch(parts: dict, example, pairs=()) -> list:
+def sketch(parts: dict, examples, pairs=()) -> list:
     """Stands in for `figures.draw`, which takes seconds: figures of a few pixels, others where the data are others."""
     from scripts.pipeline import figures  # loads matplotlib
 
-    names = ["findings", "class_balance", "folds"] if "labeled" in parts else []
-    names += ["polyps", "objects", "heat_maps", "agreement"] if "segmented" in parts else []
+    names = ["findings", "class_balance", "quality"] if "labeled" in parts else []
+    names += ["polyps", "objects", "heat_maps", "unfit"] if "segmented" in parts else []
     names += ["pairs"] if pairs and "segmented" in parts else []
     digest = hashlib.sha512(repr(parts).encode()).digest()
 
     def sketched(name):
-        buffer, kind = io.BytesIO(), "jpg" if name in ("findings", "polyps", "pairs") else "png"
+        buffer, kind = io.BytesIO(), "jpg" if name in ("findings", "polyps", "unfit", "pairs") else "png"
         image = Image.frombytes("RGB", (5, 4), hashlib.sha512(digest + name.encode()).digest()[:60])
         image.save(buffer, "JPEG" if kind == "jpg" else "PNG", quality=100)
         return figures.Figure(name, f"assets/{name}.{kind}", f"A sketch of {name}", buffer.getvalue())

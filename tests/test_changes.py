@@ -476,6 +476,6 @@ def test_rows_for_the_card_are_read_again_if_the_connection_is_cut(small, monkey
             raise ConnectionError("cut")
         return open(small / path, "rb")
 
-    example = release_module._example_finder(Plan([], [], {}, Problems()), summaries, cut_once)
+    examples = release_module._example_finder(Plan([], [], {}, Problems()), summaries, cut_once)
     image_id = summaries["data/segmented/train_00.parquet"]["first"]
-    assert example("segmented", image_id)["image_id"] == image_id and len(opened) == 2
+    assert examples("segmented", [image_id])[image_id]["image_id"] == image_id and len(opened) == 2

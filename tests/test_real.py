@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 
 import datasets
 import pytest
@@ -94,9 +95,14 @@ def test_the_card_has_the_numbers_that_are_known_of_the_true_masks_and_boxes(fol
     text = (folder / "README.md").read_text(encoding="utf-8")
     summary = stats.by_part(stats.read_stats(str(folder)))["segmented"]
     for fact in (
-        "| `segmented` | 1,000 | polyps with a mask, 1,063 instances and 1,071 boxes |",
+        "| `segmented` | 1,000 | 43.1 MB | polyps with a mask: 1,063 instances, 1,071 boxes |",
+        "All 1,000 images are those of [Kvasir-SEG]",
+        "982 of 1,000 segmented images are JPEG files of quality 75 with a JFIF marker.",
+        "| `kvasir_seg` | `train` | 880 |",
+        "| `kvasir_seg` | `validation` | 120 |",
+        "| Instances | 1,063 | 1.06 | 240 (30 to 1,346) | 251 (25 to 1,070) | 10.4% (0.2% to 81.2%) |",
         *OBJECT_FACTS,
-        "- Instances without a matching box: 20.",
+        "- Instances that no box matches: 20.",
         "- `segmented`: 333 different sizes, widths of 332 to 1,920 and heights of 352 to 1,072 pixels.",
         "`segmented` takes 43.1 MB in 2 files.",
         "the official content in another container",
@@ -105,8 +111,13 @@ def test_the_card_has_the_numbers_that_are_known_of_the_true_masks_and_boxes(fol
     ):
         assert fact in text, fact
     assert "Not the official numbers" not in text
-    assert summary["boxes_by_fit"] == {"matched": 1043, "stretched": 20, "unmatched": 8}
-    assert stats.object_examples(summary)[-1] == summary["stretched"][0][1] and summary["stretched"][0][0] < 0.7
+    unfit = stats.unfit_boxes(summary)
+    assert [box.fit for box in unfit] == ["stretched"] * 20 + ["unmatched"] * 8
+    assert stats.object_examples(summary)[-1] == unfit[0].image_id and unfit[0].iou < 0.7
+    with open(folder / "objects.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert Counter(line["kind"] for line in lines) == {"instance": 1063, "box": 1071}
+    assert sum(line["fit"] == "unboxed" for line in lines) == 20
 
 
 def test_it_verifies_is_published_and_loads(xet_publisher, folder):

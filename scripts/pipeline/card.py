@@ -29,21 +29,24 @@ from scripts.pipeline.console import say
 from scripts.pipeline.files import file_sha256, write_file
 from scripts.pipeline.manifest import matching, part_of_path
 from scripts.pipeline.output import Journal, check_ours
-from scripts.pipeline.parquet import features_metadata, find_row
-from scripts.pipeline.stats import Example
+from scripts.pipeline.parquet import features_metadata, find_rows
+from scripts.pipeline.stats import Examples
 
 VERSION = str(HyperKvasir.VERSION)
 OFFICIAL = Expected.load(None)
-SCHEMA = 3  # of the card's files but stats.json; increment it when the same data and texts are to give others
+SCHEMA = 4  # of the card's files but stats.json; increment it when the same data and texts are to give others
 PROJECT = Path(__file__).parents[2]
 TEXTS = PROJECT / "dataset_card"
 PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication knows it
-LOW_QUALITY = 90  # of a JPEG, at most
 COMMON_SIZES = 5  # of each part, named in the card
-OBJECT_SHARES = {"instances": "instance_shares", "boxes": "box_shares"}  # what a summary calls the shares of each
-NO_TEXTS = (".png", ".jpg", ".json")  # made by this project alone: nobody edits them
+ENCODERS = 4  # kinds of JPEG files, named in the card
+FEW = 20  # images of a finding, fewer of which say nothing about its files
+SHORTCUT = 0.5  # by how much more common a kind of file is among a finding than among all others, to be told
+NO_TEXTS = (".png", ".jpg", ".json", ".csv")  # made by this project alone: nobody edits them
 EDITED = ".edited-"  # after the name of a text that was edited by hand, and before a number
-OTHER = "other than the official archive"
+OTHER, UNKNOWN = "other than the official archive", "of unknown digest"
+KNOWN = PROVEN, SAME_CONTENT = "the official archive", "the official content in another container"
+FIGURES = ("findings", "class_balance", "quality", "sizes", "polyps", "objects", "heat_maps", "unfit", "pairs")
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -84,7 +87,7 @@ def builder_commit() -> str | None:
 def card_files(
     manifest: dict,
     summaries: dict,
-    example: Example,
+    examples: Examples,
     *,
     repo_id: str = PLACEHOLDER,
     changelog: str | None = None,
@@ -93,15 +96,15 @@ def card_files(
 ) -> dict[str, bytes]:
     """{path: content} of README.md and the files that go with it.
 
-    `summaries` comes from `stats.collect`, `commit` from `builder_commit`, `pairs` from `leaks.all_pairs`; `example`
-    gives a stored row by part and image id (`stats.paths_of` says in which files); `changelog` replaces
+    `summaries` comes from `stats.collect`, `commit` from `builder_commit`, `pairs` from `leaks.all_pairs`; `examples`
+    gives stored rows by part and image ids (`stats.paths_of` says in which files); `changelog` replaces
     dataset_card/CHANGELOG.md. The same arguments give the same bytes.
     """
     from scripts.pipeline import figures  # loads matplotlib, which an up-to-date card need not wait for
 
     parts = stats.by_part(summaries)
-    drawn = figures.draw(parts, example, pairs)
-    context = _context(manifest, parts, drawn, example, repo_id=repo_id, commit=commit)
+    drawn = figures.draw(parts, examples, pairs)
+    context = _context(manifest, parts, drawn, examples, repo_id=repo_id, commit=commit)
     card = f"---\n{_yaml(front_matter(manifest))}---\n\n{_render('card.md.j2', context)}"
     texts = {
         "README.md": card,
@@ -116,6 +119,8 @@ def card_files(
     }
     if METADATA in parts:
         texts[leaks.FILE] = leaks.csv_text(pairs)
+    if "segmented" in parts:
+        texts[stats.OBJECTS_FILE] = stats.objects_text(parts["segmented"])
     return {path: text.encode() for path, text in texts.items()} | {figure.path: figure.data for figure in drawn}
 
 
@@ -180,12 +185,12 @@ def _keep_edited(folder, path, ours):
 
 
 def make_card(
-    manifest: dict, summaries: dict, example: Example, repo_id: str, changelog: str | None = None, **data
+    manifest: dict, summaries: dict, examples: Examples, repo_id: str, changelog: str | None = None, **data
 ) -> tuple[dict, dict[str, bytes]]:
     """(the manifest with its "card" entry, the files of `card_files`). An unchanged key keeps its commit."""
     key, old = card_key(manifest, repo_id), manifest.get("card", {})
     commit = old["commit"] if old.get("key") == key and "commit" in old else builder_commit()
-    files = card_files(manifest, summaries, example, repo_id=repo_id, changelog=changelog, commit=commit, **data)
+    files = card_files(manifest, summaries, examples, repo_id=repo_id, changelog=changelog, commit=commit, **data)
     entries = {path: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for path, data in files.items()}
     card = {"key": key, "commit": commit, "files": dict(sorted(entries.items()))}
     return {**manifest, "card": card}, files
@@ -209,14 +214,14 @@ def stale(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> list[str]:
     return problems
 
 
-def folder_examples(folder: str, summaries: dict) -> Example:
+def folder_examples(folder: str, summaries: dict) -> Examples:
     """Rows out of the Parquet files in a local folder."""
 
-    def example(part, image_id):
-        paths = stats.paths_of(summaries, part, image_id)
-        return find_row([os.path.join(folder, path) for path in paths], image_id)
+    def examples(part, image_ids):
+        paths = stats.paths_of(summaries, part, image_ids)
+        return find_rows([os.path.join(folder, path) for path in paths], image_ids)
 
-    return cache(example)
+    return examples
 
 
 def stored_pairs(manifest: dict, opened: Callable) -> list[dict]:
@@ -315,6 +320,7 @@ def front_matter(manifest: dict) -> dict:
     counted = counted if counted & parts else {METADATA}
     images = sum(entry["rows"] for path, entry in manifest["files"].items() if part_of_path(path) in counted)
     return {
+        "language": metadata["language"],
         "license": metadata["license"],
         "pretty_name": metadata["pretty_name"],
         "task_categories": [category for task in tasks for category in task["task_categories"]],
@@ -380,16 +386,16 @@ def _feature_yaml(feature):
 # ------------------------------------------------------------------------------------------- what the templates say
 
 
-def _context(manifest, parts, drawn, example, *, repo_id, commit):
+def _context(manifest, parts, drawn, examples, *, repo_id, commit):
     """The names that the texts of `dataset_card/` use."""
     metadata = _metadata()
     configs = [_config_context(config, splits, manifest) for config, splits in manifest["configs"].items()]
     sources = {part: _source_context(part, source) for part, source in manifest["sources"].items()}
     differences = _differences(parts)
-    official = manifest["complete"] and not differences and all(s["known"] != OTHER for s in sources.values())
-    claims = [claim for name in (*parts, "all") for claim in metadata["claims"].get(name, [])] if official else []
-    claims = [claim for claim in claims if claim.get("unless") not in parts]  # what is counted need not be claimed
+    others = [f"`{part}`" for part, source in sources.items() if source["known"] == OTHER]
+    proven = [part for part, source in sources.items() if source["known"] in KNOWN]
     labeled, segmented, unlabeled = map(parts.get, PARTS)
+    described = [_part_context(part, parts[part], manifest, metadata, examples) for part in parts]
     return {
         "meta": metadata,
         "repo_id": repo_id,
@@ -398,33 +404,81 @@ def _context(manifest, parts, drawn, example, *, repo_id, commit):
         "homepage": HOMEPAGE,
         "citation": CITATION,
         "complete": manifest["complete"],
-        "official": official,
+        "official": manifest["complete"] and not differences and not others,
+        "others": others,
+        "proven": proven,
         "differences": differences,
         "configs": configs,
+        "config_names": list(manifest["configs"]),
+        "uses": list(
+            dict.fromkeys(use for part in (*PARTS, METADATA) if part in parts for use in metadata["uses"][part])
+        ),
         "main": next((config for config in configs if config["default"]), configs[0]),
-        "folds": next((config for config in reversed(configs) if config["name"].startswith("fold_")), None),
-        "parts": [_part_context(part, parts[part], manifest, metadata, example) for part in parts],
+        "folds": next((config for config in configs if config["name"].startswith("fold_")), None),
+        "parts": described,
+        "bytes": {part["name"]: part["bytes"] for part in described},
         "labeled": _labeled_context(labeled, metadata) if labeled else None,
         "segmented": _segmented_context(segmented) if segmented else None,
         "unlabeled": unlabeled,
+        "shared": len(set(labeled["polyps"]) & set(segmented["polyps"])) if labeled and segmented else 0,
+        "shortcut": _shortcut(labeled["encoders"]) if labeled else None,
+        "unlike": _unlike(segmented["encoders"], labeled["encoders"] if labeled else []) if segmented else None,
         "leaks": _leaks_context(parts[METADATA]) if METADATA in parts else None,
-        "figures": dict.fromkeys(
-            ("findings", "class_balance", "folds", "polyps", "objects", "heat_maps", "agreement", "pairs")
-        )
-        | {figure.name: figure for figure in drawn},
+        "figures": dict.fromkeys(FIGURES) | {figure.name: figure for figure in drawn},
         "spellings": [(finding.name, finding.spellings[0]) for finding in TAXONOMY if finding.spellings],
-        "claims": {k: [c["text"] for c in claims if c["kind"] == k] for k in ("measured", "reported")},
+        "claims": _claims(metadata["claims"], parts, proven),
         "sources": list(sources.values()),
         "versions": manifest["versions"],
     }
+
+
+def _claims(claims, parts, proven):
+    """{kind: texts} of what was not counted here: about the parts whose archive is proven to be the official one."""
+    about = [part for part in parts if part in proven]
+    about += [METADATA] if METADATA in parts and "segmented" in proven else []
+    about += ["all"] if proven else []
+    found = [claim for name in about for claim in claims.get(name, []) if claim.get("unless") not in parts]
+    return {kind: [claim["text"] for claim in found if claim["kind"] == kind] for kind in ("measured", "reported")}
+
+
+def _shortcut(encoders):
+    """The finding that the kind of its JPEG files tells best from all others, if one is told well.
+
+    {"finding", "jfif", "quality", "images", "of": those of the finding, "others", "of_others": those of all others}
+    """
+    images = Counter({(label, jfif, value): count for label, jfif, value, count in encoders})
+    of_label, of_kind = Counter(), Counter()
+    for (label, *kind), count in images.items():
+        of_label[label] += count
+        of_kind[tuple(kind)] += count
+    total, found = of_label.total(), []
+    for (label, *kind), count in images.items():
+        of, of_others, others = of_label[label], total - of_label[label], of_kind[tuple(kind)] - count
+        if min(of, of_others) >= FEW and count / of - others / of_others >= SHORTCUT:
+            found.append((count / of - others / of_others, label, *kind, count, of, others, of_others))
+    if not found:
+        return None
+    _, label, *numbers = max(found)
+    names = ("jfif", "quality", "images", "of", "others", "of_others")
+    return {"finding": TAXONOMY[label].name, **dict(zip(names, numbers))}
+
+
+def _unlike(encoders, of_labeled):
+    """The kind of JPEG files that most segmented images are, unless those of other findings are, too."""
+    _, *kind, images = max(encoders, key=lambda encoder: encoder[3])
+    others = [encoder for encoder in of_labeled if encoder[0] != stats.POLYPS]
+    alike = sum(count for _, *other, count in others if other == kind)
+    if 2 * alike >= sum(count for *_, count in others) > 0:
+        return None
+    return dict(zip(("jfif", "quality", "images"), (*kind, images)))
 
 
 def _differences(parts):
     """Numbers of the dataset that are not the official ones, totals first: [{"what", "here", "official"}]."""
     rows = [(f"{part} images", parts[part]["rows"], getattr(OFFICIAL, part)) for part in PARTS if part in parts]
     if "segmented" in parts:
-        rows.append(("polyp instances", len(parts["segmented"]["instance_shares"]), OFFICIAL.instances))
-        rows.append(("boxes", len(parts["segmented"]["box_shares"]), OFFICIAL.boxes))
+        for what, kind in (("instances", stats.INSTANCE), ("boxes", stats.BOX)):
+            rows.append((what, len(stats.objects_of(parts["segmented"], kind)), getattr(OFFICIAL, what)))
     if "labeled" in parts:
         counts = stats.label_counts(parts["labeled"])
         rows += [(f.name, counts[label], OFFICIAL.findings[f.name]) for label, f in enumerate(TAXONOMY)]
@@ -436,6 +490,11 @@ def _config_context(config, splits, manifest):
         "name": config,
         "default": config == HyperKvasir.DEFAULT_CONFIG_NAME,
         "description": VIEWS[config].description,
+        "bytes": sum(
+            manifest["files"][path]["bytes"]
+            for entry in splits.values()
+            for path in matching(entry["files"], manifest["files"])
+        ),
         "splits": [
             {"name": split, **entry, "count": len(matching(entry["files"], manifest["files"]))}
             for split, entry in splits.items()
@@ -443,18 +502,18 @@ def _config_context(config, splits, manifest):
     }
 
 
-def _part_context(part, summary, manifest, metadata, example):
+def _part_context(part, summary, manifest, metadata, examples):
     views = [config for config in manifest["configs"] if VIEWS[config].part == part and config != part]
-    entries = [entry for path, entry in manifest["files"].items() if part_of_path(path) == part]
+    files = [path for path in manifest["files"] if part_of_path(path) == part]
     meanings = metadata["columns"] | metadata.get(f"{part}_columns", {})
     features = features_metadata(part)
     return {
         "name": part,
         "views": [f"`{view}`" for view in views],
         "columns": [{"name": name, "type": kind, "meaning": meanings[name]} for name, kind in _columns(features)],
-        "example": _row_text(example(part, summary["first"]), features),
-        "files": len(entries),
-        "bytes": sum(entry["bytes"] for entry in entries),
+        "example": _row_text(examples(part, [summary["first"]])[summary["first"]], features),
+        "files": len(files),
+        "bytes": sum(manifest["files"][path]["bytes"] for path in files),
         "sizes": len(summary["sizes"]),
         "range": stats.size_range(summary),
         "common": stats.common_sizes(summary, COMMON_SIZES),
@@ -515,12 +574,26 @@ def _labeled_context(labeled, metadata):
         "ratio": round(max(counts.values()) / min(counts.values())),
         "least": min(counts.values()),
         "most": max(counts.values()),
+        "folds": _fold_table(labeled),
         "uneven": _most_uneven(labeled),
         "taxonomy": [
             {**finding._asdict(), "number": i, "images": counts[i], "meaning": metadata["findings"][finding.name]}
             for i, finding in enumerate(TAXONOMY)
         ],
     }
+
+
+def _fold_table(labeled):
+    """{"columns": [(folds of the split, fold)], "rows": [(finding, images in each)]}"""
+    counts = {k: stats.label_counts(labeled, column) for column, k in enumerate((2, 5), start=1)}
+    columns = [(k, fold) for k in counts for fold in _sorted({fold for _, fold in counts[k]})]
+    labels = sorted(stats.label_counts(labeled))
+    rows = [(TAXONOMY[label].name, [counts[k][label, fold] for k, fold in columns]) for label in labels]
+    return {"columns": columns, "rows": rows}
+
+
+def _sorted(folds):
+    return sorted(folds, key=lambda fold: (fold is None, fold))
 
 
 def _most_uneven(labeled):
@@ -541,28 +614,35 @@ def _most_uneven(labeled):
 
 
 def _segmented_context(segmented):
-    fits = segmented["boxes_by_fit"]
-    jfif = [(quality, images) for marker, quality, images in segmented["encoders"] if marker]
+    kinds = {"instances": stats.INSTANCE, "boxes": stats.BOX}
+    objects = {name: stats.objects_of(segmented, kind) for name, kind in kinds.items()}
+    fits = Counter(box.fit for box in objects["boxes"])
+    encoders = sorted(segmented["encoders"], key=lambda encoder: -encoder[3])
     return {
         "rows": segmented["rows"],
-        "instances": len(segmented["instance_shares"]),
-        "boxes": len(segmented["box_shares"]),
+        **{name: len(some) for name, some in objects.items()},
+        "in_kvasir_seg": sum(images for name, images in segmented["kvasir_seg"] if name),
         "offset": segmented["boxes_offset"],
         "at_edge": segmented["boxes_at_edge"],
-        "unfit": fits["stretched"] + fits["unmatched"],
-        "stretched": fits["stretched"],
-        "unmatched": fits["unmatched"],
-        "unboxed": segmented["unboxed"],
-        "shares": {name: _spread(segmented[key]) for name, key in OBJECT_SHARES.items()},
-        "in_an_image": {name: segmented[name] for name in OBJECT_SHARES},
-        "most_in_an_image": [max(number for number, _ in segmented[name]) for name in OBJECT_SHARES],
-        "overlap": float(np.median(segmented["overlaps"])),
+        **{fit: fits[fit] for fit in stats.FITS},
+        "unfit": fits.total() - fits[stats.MATCHED],
+        "unboxed": sum(thing.match is None for thing in objects["instances"]),
+        "kinds": [_sizes_context(name, some, segmented["rows"]) for name, some in objects.items()],
+        "covered": sum(thing.share for thing in objects["instances"]) / segmented["rows"],
+        "in_an_image": {name: segmented[name] for name in objects},
+        "overlap": float(np.median([box.iou for box in objects["boxes"]] or [0])),
         "densest": {name: stats.densest(segmented, name) for name in ("mask_map", "box_map")},
         "match": stats.MATCH,
-        "jfif": sum(images for _, images in jfif),
-        "low_quality": sum(images for quality, images in jfif if quality <= LOW_QUALITY),
-        "quality_limit": LOW_QUALITY,
+        "encoders": [dict(zip(("jfif", "quality", "images"), encoder)) for _, *encoder in encoders[:ENCODERS]],
     }
+
+
+def _sizes_context(name, objects, images):
+    """A line of the table of objects."""
+    sizes = {
+        column: _spread([getattr(thing, column) for thing in objects] or [0]) for column in ("width", "height", "share")
+    }
+    return {"name": name.capitalize(), "number": len(objects), "in_an_image": len(objects) / images, **sizes}
 
 
 def _leaks_context(metadata):
@@ -584,6 +664,7 @@ def _leaks_context(metadata):
     ious = metadata["mask_ious"]
     return {
         "names": leaks.SPLITS,
+        "told": next((split for split in ("fold_5", "kvasir_seg_set") if split in splits), None),
         "rows": metadata["rows"],
         "groups": groups,
         "splits": splits,
@@ -598,23 +679,26 @@ def _leaks_context(metadata):
     }
 
 
-def _spread(shares):
-    return {"least": min(shares), "median": float(np.median(shares)), "most": max(shares)}
+def _spread(values):
+    return {
+        **{"least": min(values), "most": max(values)},
+        **{"median": float(np.median(values)), "mean": float(np.mean(values))},
+    }
 
 
 def _source_context(part, source):
-    """A source for the table. Of an extracted folder nothing but its name, and the content of `segmented`, is known."""
+    """A source. Of an extracted folder nothing but its name, and the content of `segmented`, is known."""
     official = OFFICIAL.sources.get(source["file"], {}).get("sha256")
-    known = "of unknown digest" if official is None and "content" not in source else OTHER
+    known = UNKNOWN if official is None and "content" not in source else OTHER
     if source.get("sha256") == official is not None:
-        known = "the official archive"
+        known = PROVEN
     elif source.get("content") == OFFICIAL.segmented_content:
-        known = "the official content in another container"
+        known = SAME_CONTENT
     return {
         "part": part,
         "file": source["file"],
         "bytes": f"{source['bytes']:,}" if "bytes" in source else "",
-        "sha256": f"`{source['sha256']}`" if "sha256" in source else "extracted folder",
-        "content": f"`{source['content']}`" if "content" in source else "",
+        "sha256": source.get("sha256", ""),
+        "content": source.get("content", ""),
         "known": known,
     }

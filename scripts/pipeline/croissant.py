@@ -1,20 +1,25 @@
 """croissant.json: the dataset in Croissant 1.1 (https://docs.mlcommons.org/croissant/), with its responsible AI fields.
 
-The files are those of the Hub repository, by glob. Each config has a record set; those of views have the rows of
-`labeled`. The column that a view is named after says which split a row is in: Croissant can take pieces out of a file's
-path, but not make split names of them. mlcroissant reads a local copy of the repository by
+The files are those of the Hub repository, by glob. Each config has a record set; those of views have the rows of their
+part, with a field `split`. That is the piece of a file's path by which the view selects it, since Croissant can take
+out pieces but not change them; the record set `<config>-splits` has the name of each split beside it. mlcroissant reads
+a local copy of the repository by
 
     mlcroissant.Dataset("croissant.json", mapping={"repository": folder}).records("segmented")
 """
 
 import json
+import re
 from pathlib import Path
+
+import yaml
 
 from hyper_kvasir import CITATION, HOMEPAGE
 from scripts.pipeline.configs import VIEWS
 from scripts.pipeline.parquet import features_metadata
 
-CONTEXT = Path(__file__).parents[2] / "dataset_card" / "croissant_context.json"  # as mlcroissant 1.1 writes it
+TEXTS = Path(__file__).parents[2] / "dataset_card"
+CONTEXT = TEXTS / "croissant_context.json"  # as mlcroissant 1.1 writes it
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
 TYPES = {
     **{"string": "sc:Text", "bool": "sc:Boolean", "float32": "cr:Float32"},
@@ -38,16 +43,26 @@ def croissant_text(manifest: dict, metadata: dict, rai: dict, *, repo_id: str, v
         "license": "https://creativecommons.org/licenses/by/4.0/",
         "version": version,
         "datePublished": metadata["paper_published"],
-        "creator": {"@type": "sc:Organization", "name": "Simula Research Laboratory", "url": HOMEPAGE},
+        "creator": _creators(),
+        "publisher": {"@type": "sc:Organization", "name": "Simula Research Laboratory", "url": HOMEPAGE},
         "keywords": metadata["tags"],
         "citeAs": CITATION,
         "isLiveDataset": False,
         **{f"rai:{name}": text for name, text in rai["rai"].items()},
-        "distribution": [_repository(url), *map(_file_set, parts)],
-        "recordSet": [_classes(name, names) for name, names in _class_names(parts)]
-        + [_record_set(config, metadata) for config in configs],
+        "distribution": [_repository(url), *map(_file_set, configs)],
+        "recordSet": [
+            *(_classes(name, names) for name, names in _class_names(parts)),
+            *(_splits(config) for config in configs if VIEWS[config].column),
+            *(_record_set(config, metadata) for config in configs),
+        ],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def _creators():
+    """The authors that CITATION.cff names."""
+    authors = yaml.safe_load((TEXTS / "CITATION.cff").read_text(encoding="utf-8"))["authors"]
+    return [{"@type": "sc:Person", "name": f"{author['given-names']} {author['family-names']}"} for author in authors]
 
 
 def _repository(url):
@@ -63,12 +78,14 @@ def _repository(url):
     }
 
 
-def _file_set(part):
+def _file_set(config):
+    """The files of a config, and of no other: mlcroissant takes a piece out of the paths of a set once."""
+    part = VIEWS[config].part
     return {
         "@type": "cr:FileSet",
-        "@id": f"files-{part}",
-        "name": f"files-{part}",
-        "description": f"Parquet files of the part {part}; sha256 and size of each are in manifest.json.",
+        "@id": f"files-{config}",
+        "name": f"files-{config}",
+        "description": f"Parquet files of {config}, in data/{part}; sha256 and size of each are in manifest.json.",
         "containedIn": {"@id": "repository"},
         "encodingFormat": "application/x-parquet",
         "includes": f"data/{part}/*.parquet",  # here * matches folders too
@@ -89,26 +106,40 @@ def _class_names(parts):
 
 def _classes(column, names):
     """The names of a class label, by their numbers."""
-    identity = f"classes-{column}"
-    fields = (("number", "sc:Integer"), ("name", "sc:Text"))
+    fields = {"number": "sc:Integer", "name": "sc:Text"}
+    described = f"The classes of the column {column}."
+    return _table(f"classes-{column}", described, "sc:Enumeration", fields, list(enumerate(names)))
+
+
+def _splits(config):
+    """The names of the splits of a view, by the pieces of the paths of their files."""
+    fields, view = {"path": "sc:Text", "name": "sc:Text"}, VIEWS[config]
+    described = f"The splits of {config}, and the piece of a file's path that says which of them it is in."
+    return _table(f"{config}-splits", described, "cr:Split", fields, list(zip(map(str, view.values), view.splits)))
+
+
+def _table(identity, description, kind, fields, rows):
+    """A record set that has its data in itself; the first of `fields` ({name: type}) is its key."""
     return {
         "@type": "cr:RecordSet",
         "@id": identity,
         "name": identity,
-        "description": f"The classes of the column {column}.",
-        "dataType": "sc:Enumeration",
-        "key": {"@id": f"{identity}/number"},
+        "description": description,
+        "dataType": kind,
+        "key": {"@id": f"{identity}/{next(iter(fields))}"},
         "field": [
-            {"@type": "cr:Field", "@id": f"{identity}/{name}", "name": name, "dataType": kind} for name, kind in fields
+            {"@type": "cr:Field", "@id": f"{identity}/{name}", "name": name, "dataType": data_type}
+            for name, data_type in fields.items()
         ],
-        "data": [{f"{identity}/number": i, f"{identity}/name": name} for i, name in enumerate(names)],
+        "data": [{f"{identity}/{name}": value for name, value in zip(fields, row)} for row in rows],
     }
 
 
 def _record_set(config, metadata):
     part = VIEWS[config].part
     meanings = metadata["columns"] | metadata.get(f"{part}_columns", {})
-    fields = [_field(config, name, feature, meanings) for name, feature in features_metadata(part).items()]
+    fields = [_split_field(config)] if VIEWS[config].column else []
+    fields += [_field(config, name, feature, meanings) for name, feature in features_metadata(part).items()]
     return {
         "@type": "cr:RecordSet",
         "@id": config,
@@ -120,8 +151,30 @@ def _record_set(config, metadata):
 
 
 def _description(config):
-    column = VIEWS[config].column
-    return VIEWS[config].description + (f" The column `{column}` gives the split." if column else "")
+    view = VIEWS[config]
+    what = f"The field split gives the split, see {config}-splits." if view.column else "It has one split, train."
+    return f"{view.description} {what}"
+
+
+def _split_field(config):
+    """The piece of a file's path that says which split of a view it is in."""
+    view = VIEWS[config]
+    piece = "|".join(map(re.escape, map(str, view.values)))
+    before, after = (re.escape(text).replace(r"\*", "[^/]*") for text in view.files.split("{}"))
+    regex = f"(?:{before})?({piece})(?:{after})?"  # matches the piece, too: mlcroissant 1.1 takes it out twice
+    return {
+        "@type": "cr:Field",
+        "@id": f"{config}/split",
+        "name": "split",
+        "description": f"The split, as a piece of the file's path; {config}-splits has its name.",
+        "dataType": "sc:Text",
+        "source": {
+            "fileSet": {"@id": f"files-{config}"},
+            "extract": {"fileProperty": "fullpath"},
+            "transform": {"regex": regex},
+        },
+        "references": {"field": {"@id": f"{config}-splits/path"}},
+    }
 
 
 def _field(config, column, feature, meanings):
@@ -159,7 +212,7 @@ def _source_field(config, column, feature, meanings, key=None):
         "name": key or column,
         "description": meanings[name],
         "dataType": _data_type(feature),
-        "source": {"fileSet": {"@id": f"files-{VIEWS[config].part}"}, "extract": {"column": column}},
+        "source": {"fileSet": {"@id": f"files-{config}"}, "extract": {"column": column}},
     }
     if feature["_type"] == "ClassLabel":
         field["references"] = {"field": {"@id": f"classes-{name}/number"}}

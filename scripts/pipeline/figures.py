@@ -1,9 +1,10 @@
-"""The card's figures, drawn from summaries (`scripts.pipeline.stats`) and from example rows.
+"""The card's figures, drawn from summaries (`scripts.pipeline.stats`) and from stored rows.
 
 Each has a light background: photographs, white masks and the palette then look the same on a light and a dark page,
-unlike in transparent figures with mid-tone ink. Each is WIDTH wide, a little more than the column that a card is read
-in, so its text stays legible there. The colors are Okabe and Ito's, which color-blind readers can tell apart, and color
-is never the only sign. The same numbers and rows give the same bytes.
+unlike in transparent figures with mid-tone ink. Each is WIDTH wide at twice the pixels of the column that a card is
+read in, for fine screens; its text has at least 9 pixels where a phone shows it 312 pixels wide, so panels are stacked.
+The colors are Okabe and Ito's, which color-blind readers can tell apart, on white with a contrast of 3 at least, and
+color is never the only sign. The same numbers and rows give the same bytes.
 """
 
 import io
@@ -14,48 +15,64 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LogNorm
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from PIL import Image, ImageFilter
 
 from hyper_kvasir import TAXONOMY, VIEWS
 from scripts.pipeline.configs import KINDS, METADATA
 from scripts.pipeline.leaks import is_across, place_of
-from scripts.pipeline.stats import FITS, Example, densest, label_counts, object_examples, size_range
+from scripts.pipeline.stats import (
+    BOX,
+    INSTANCE,
+    Examples,
+    densest,
+    label_counts,
+    object_examples,
+    objects_of,
+    size_range,
+    unfit_boxes,
+)
 
-WIDTH, DPI = 8, 110  # inches, pixels an inch
-# Pixels of the longer side of a photograph that is drawn, half as many again as in the figure. matplotlib keeps all
-# that it draws, and of five whole images that is 300 MB.
+WIDTH, DPI = 6.4, 220  # inches, pixels an inch: 1408 pixels, twice 704
+SMALL, TEXT = 13.5, 14.5  # points of text; 13.5 are 9.1 pixels on a figure that is 312 pixels wide
+# Pixels of the longer side of a photograph that is drawn: so few that dates and times burned into it cannot be read,
+# which a figure need not spread.
 PHOTO_SIDE = 256
 TEXT_SHARE = 0.33  # of an image's width, from the left: burned-in text lies there
 FRAMES, SCENES = 4, 2  # pairs of one frame, and of one scene, that are shown
-SIZE_CELL = 64  # pixels a side, of the cells that image sizes are counted in
+SLIVER = 0.03  # of the image's longer side: narrower boxes have a ring around them
+MOST_UNFIT = 28  # boxes shown that match no instance; there are as many in the official data
 
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+BLUE, GREEN, VERMILION, PURPLE = "#0072B2", "#00825F", "#C85400", "#A8527F"  # the last three darkened, for contrast
+BOX_COLOR, MASK_COLOR = "#E69F00", "#56B4E9"  # on photographs, over a dark line
 CATEGORIES, TRACTS = VIEWS["category"].values, VIEWS["tract"].values
-CATEGORY_COLORS = dict(zip(CATEGORIES, (BLUE, VERMILION, GREEN, ORANGE)))
-FIT_COLORS = dict(zip(FITS, (BLUE, ORANGE, VERMILION)))
-INSTANCE_COLORS = (SKY, ORANGE, "#ffffff", GREEN, PURPLE)
-INK, FAINT = "#222222", "#d9d9d9"
+CATEGORY_STYLES = dict(zip(CATEGORIES, ((BLUE, "o"), (VERMILION, "D"), (GREEN, "s"), (PURPLE, "^"))))  # color, marker
+INK, GRAY, FAINT = "#222222", "#767676", "#d9d9d9"
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
-    "font.size": 11,
+    "font.size": SMALL,
     "axes.edgecolor": "#888888",
     "axes.labelcolor": INK,
+    "axes.labelsize": SMALL,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
-    "axes.titlesize": 12,
+    "axes.titlesize": TEXT,
     "axes.titleweight": "bold",
     "figure.facecolor": "white",
+    "legend.fontsize": SMALL,
     "legend.frameon": False,
     "text.color": INK,
     "xtick.color": INK,
+    "xtick.labelsize": SMALL,
     "ytick.color": INK,
+    "ytick.labelsize": SMALL,
 }
 
 
@@ -77,28 +94,28 @@ class Drawing(NamedTuple):
     canvas: Canvas
 
 
-def draw(parts: dict, example: Example, pairs: Sequence[dict] = ()) -> list[Figure]:
+def draw(parts: dict, examples: Examples, pairs: Sequence[dict] = ()) -> list[Figure]:
     """All figures that the merged summaries `parts` ({part: summary}) and `pairs` (`leaks.all_pairs`) allow."""
     with rc_context(STYLE):
         return [
             Figure(name, f"assets/{name}.{kind}", alt, _encoded(canvas, kind))
-            for name, kind, alt, canvas in _drawings(parts, example, pairs)
+            for name, kind, alt, canvas in _drawings(parts, examples, pairs)
         ]
 
 
-def _drawings(parts, example, pairs):
+def _drawings(parts, examples, pairs):
     if "labeled" in parts:
         labeled = parts["labeled"]
-        yield from (findings(labeled, example), class_balance(labeled), folds(labeled))
-    if "segmented" in parts:
-        yield polyps(parts["segmented"], example)
+        yield from (findings(labeled, examples), class_balance(labeled), quality(labeled))
     yield sizes({part: summary for part, summary in parts.items() if part != METADATA} or parts)
     if "segmented" in parts:
         segmented = parts["segmented"]
-        yield from (objects(segmented), heat_maps(segmented), agreement(segmented))
+        yield from (polyps(segmented, examples), objects(segmented), heat_maps(segmented))
+        if unfit_boxes(segmented):
+            yield unfit(segmented, examples)
     shown = shown_pairs(pairs) if "segmented" in parts else []
     if shown:
-        yield leaking_pairs(shown, example)
+        yield leaking_pairs(shown, examples)
 
 
 def _encoded(canvas, kind):
@@ -107,18 +124,18 @@ def _encoded(canvas, kind):
     agg.draw()
     buffer = io.BytesIO()
     image = Image.fromarray(np.asarray(agg.buffer_rgba())[:, :, :3])
-    image.save(buffer, "PNG") if kind == "png" else image.save(buffer, "JPEG", quality=85)
+    image.save(buffer, "PNG") if kind == "png" else image.save(buffer, "JPEG", quality=80)
     canvas.clear()  # what it drew is held in cycles, until the garbage collector comes
     return buffer.getvalue()
 
 
 def _canvas(height):
     """An empty canvas of `height` inches. Its style is the one in effect when it is drawn."""
-    return Canvas(figsize=(WIDTH, height), dpi=DPI, layout=ConstrainedLayoutEngine(h_pad=0.08))
+    return Canvas(figsize=(WIDTH, height), dpi=DPI, layout=ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.04))
 
 
 def _thousands(axis):
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else ""))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def _title(text):
@@ -133,100 +150,164 @@ def _picture(row, column):
 
 def _square(image, side):
     """An image on a black square of `side` pixels, as the endoscope's own border is black."""
-    image = image.copy()
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    scale = side / max(image.size)
+    image = image.resize([max(1, round(scale * size)) for size in image.size], Image.Resampling.LANCZOS)
     square = Image.new("RGB", (side, side))
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
 
 
+def _name(label):
+    """A finding's name in lines that are as wide as its images, broken at its hyphens."""
+    return "\n".join(textwrap.wrap(TAXONOMY[label].name, 20, break_long_words=False))
+
+
+def _strip(rows, number, side):
+    """Photographs side by side, with room for `number`, each on a square of `side` pixels."""
+    strip = Image.new("RGB", (number * side, side), "white")
+    for i, row in enumerate(rows):
+        strip.paste(_square(_picture(row, "image"), side), (i * side, 0))
+    return strip
+
+
 # ------------------------------------------------------------------------------------------------------- photographs
 
 
-def findings(labeled: dict, example: Example) -> Drawing:
-    """One image of each finding, on a grid by tract."""
-    ids = {int(label): ids[0] for label, ids in labeled["examples"].items()}
-    columns, side = 6, 160
-    rows = []  # of labels; a tract begins a new row
-    for tract in TRACTS:
-        labels = [label for label in sorted(ids, key=_category_order) if TAXONOMY[label].tract == tract]
-        rows += [(tract, labels[i : i + columns]) for i in range(0, len(labels), columns)]
-    canvas = _canvas(len(rows) * 1.8 + 0.7)
-    grid = canvas.subplots(len(rows), columns, squeeze=False)
-    for i, ((tract, labels), axes) in enumerate(zip(rows, grid)):
-        for axis in axes:
+def findings(labeled: dict, examples: Examples) -> Drawing:
+    """Some images of each finding side by side; findings by tract and category, which are named above them."""
+    ids = {int(label): ids for label, ids in labeled["examples"].items()}
+    rows = examples("labeled", [image_id for some in ids.values() for image_id in some])
+    groups = [
+        (tract, category, [label for label in sorted(ids) if TAXONOMY[label][1:3] == (category, tract)])
+        for tract in TRACTS
+        for category in CATEGORIES
+    ]
+    columns, width, gap = 3, max(map(len, ids.values())), 0.12  # findings side by side, images of each, inches
+    side = (WIDTH - (columns + 1) * gap) / columns / width
+    lines = []  # (height in inches of the text above, heading or None, labels)
+    for tract, category, labels in groups:
+        for i in range(0, len(labels), columns):
+            some = labels[i : i + columns]
+            text = 0.23 * max(_name(label).count("\n") + 1 for label in some) + 0.06
+            lines.append((text, None if i else f"{_title(tract)}: {category.replace('-', ' ')}", some))
+    height = sum(text + side + gap + (0.34 if heading else 0) for text, heading, _ in lines)
+    canvas = Canvas(figsize=(WIDTH, height), dpi=DPI)
+    top = height
+    for text, heading, labels in lines:
+        if heading:
+            top -= 0.34
+            canvas.text(gap / WIDTH, (top + 0.04) / height, heading, fontweight="bold", fontsize=TEXT)
+        top -= text + side + gap
+        for i, label in enumerate(labels):
+            left, bottom = gap + i * (width * side + gap), top + gap
+            axis = canvas.add_axes((left / WIDTH, bottom / height, width * side / WIDTH, side / height))
+            axis.imshow(_strip([rows[image_id] for image_id in ids[label]], width, round(side * DPI)))
             axis.set_axis_off()
-        for label, axis in zip(labels, axes):
-            axis.imshow(_square(_picture(example("labeled", ids[label]), "image"), side))
-            color = CATEGORY_COLORS[TAXONOMY[label].category]
-            name = "\n".join(textwrap.wrap(TAXONOMY[label].name, 14))
-            axis.set_title(name, fontsize=10, fontweight="normal", loc="center")
-            axis.add_patch(Rectangle((-0.5, -0.5), side, side, fill=False, color=color, linewidth=5))
-        if i == 0 or rows[i - 1][0] != tract:
-            place = {"xycoords": "axes fraction", "ha": "right", "va": "center"}
-            axes[0].annotate(_title(tract), (-0.04, 0.5), rotation=90, **place)
-    _category_legend(canvas, {TAXONOMY[label].category for label in ids})
-    alt = f"One endoscopy image for each of {len(ids)} findings, framed in the color of its category"
+            place = left / WIDTH, (bottom + side + 0.05) / height
+            canvas.text(*place, _name(label), fontsize=SMALL, linespacing=0.95)
+    shown = sum(map(len, ids.values()))
+    alt = f"{shown} endoscopy images, up to {width} for each of {len(ids)} findings, by tract and category"
     return Drawing("findings", "jpg", alt, canvas)
 
 
-def _category_order(label):
-    return CATEGORIES.index(TAXONOMY[label].category), label
-
-
-def _category_legend(canvas, categories):
-    handles = [Patch(color=CATEGORY_COLORS[c], label=_title(c)) for c in CATEGORIES if c in categories]
-    canvas.legend(handles=handles, loc="outside lower center", ncols=2)
-
-
-def polyps(segmented: dict, example: Example) -> Drawing:
-    """Some segmented images: as they are, and with mask, instances and boxes laid over."""
+def polyps(segmented: dict, examples: Examples) -> Drawing:
+    """Some segmented images in rows: as they are, with the numbered instances, with the boxes."""
     ids = object_examples(segmented)
-    names = ("image", "mask", "instances", "boxes")
-    canvas = _canvas(6.3)
-    grid = canvas.subplots(len(names), len(ids), squeeze=False)
-    for column, image_id in zip(grid.T, ids):
-        _polyp_column(column, example("segmented", image_id))
-    for axis, name in zip(grid[:, 0], names):
-        axis.set_ylabel(name)
+    rows = examples("segmented", ids)
+    names = ("image", "mask, instances", "boxes")
+    canvas = _canvas(0.4 + 1.95 * len(ids))
+    grid = canvas.subplots(len(ids), len(names), squeeze=False)
+    for axes, image_id in zip(grid, ids):
+        _polyp_row(axes, rows[image_id], [box for box in objects_of(segmented, BOX) if box.image_id == image_id])
+    for axis, name in zip(grid[0], names):
+        axis.set_title(name, loc="center", fontsize=SMALL, fontweight="normal")
     alt = (
-        f"{len(ids)} images of polyps in columns: the photograph, then with the polyp mask, "
-        "the numbered instances and the bounding boxes laid over it"
+        f"{len(ids)} images of polyps, one a row: the photograph, the mask as numbered instances laid over it, and the "
+        "bounding boxes with the IoU of those that match no instance"
     )
     return Drawing("polyps", "jpg", alt, canvas)
 
 
-def _polyp_column(axes, row):
-    """Draws one image on four axes: plain, with mask, instances, boxes. Axes are in pixels from the upper left."""
-    width, height = _picture(row, "image").size
-    photo = _picture(row, "image")
-    photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
-    maps = (_picture(row, name).resize(photo.size, Image.Resampling.NEAREST) for name in ("mask", "instances"))
-    photo, mask, instances = (np.asarray(picture) for picture in (photo.convert("RGB"), *maps))
-    colored, masked = photo.copy(), photo.copy()
+def _polyp_row(axes, row, boxes):
+    """Draws one image on three axes, in pixels from the upper left."""
+    photo, instances, scale = _small(row)
+    width, height = photo.shape[1] * scale, photo.shape[0] * scale
+    colored = photo.copy()
     numbers = [int(number) for number in np.unique(instances) if number]
     for number in numbers:
-        _tint(colored, instances == number, _instance_color(number))
-    _tint(masked, mask > 0, "#ffffff")
-    margin = 0.02 * max(height, width)  # shows lines that are flush with the image's edge
-    for axis, pixels in zip(axes, (photo, masked, colored, photo)):
-        axis.imshow(pixels, extent=(0, width, height, 0))
-        axis.set(xticks=[], yticks=[], xlim=(-margin, width + margin), ylim=(height + margin, -margin))
-        axis.spines[:].set_visible(False)
-    scale = width / photo.shape[1]
-    _outline(axes[1], mask > 0, scale, "#ffffff")
+        _tint(colored, instances == number, MASK_COLOR)
+    for axis, pixels in zip(axes, (photo, colored, photo)):
+        _show(axis, pixels, (width, height))
     for number in numbers:
         part = instances == number
-        _outline(axes[2], part, scale, _instance_color(number))
-        rows, columns = (scale * places for places in np.nonzero(part))
-        small = np.ptp(columns) < 0.12 * width  # it would be hidden by its number
-        x, side = (columns.max() + margin, "left") if small else (columns.mean() + scale / 2, "center")
-        place = (x, rows.mean() + scale / 2)
-        text = axes[2].text(*place, str(number), color="white", ha=side, va="center", fontweight="bold")
-        text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
-    for x, y, across, down in row["objects"]["bbox"]:
-        for color, line in ((INK, 3), (ORANGE, 1.5)):  # dark below light, to be seen on any mucosa
-            axes[3].add_patch(Rectangle((x, y), across, down, fill=False, color=color, linewidth=line))
+        _outline(axes[1], part, scale)
+        if len(numbers) > 1:
+            _number(axes[1], part, scale, number)
+    for box in boxes:
+        _box(axes[2], box, (width, height))
+
+
+def unfit(segmented: dict, examples: Examples) -> Drawing:
+    """The boxes that match no instance, each on its image with the outline of the mask."""
+    boxes = unfit_boxes(segmented)[:MOST_UNFIT]
+    rows = examples("segmented", sorted({box.image_id for box in boxes}))
+    columns = 4
+    lines = -(-len(boxes) // columns)
+    canvas = _canvas(1.75 * lines)
+    for axis, box in zip(canvas.subplots(lines, columns, squeeze=False).flat, boxes):
+        photo, instances, scale = _small(rows[box.image_id])
+        size = photo.shape[1] * scale, photo.shape[0] * scale
+        _show(axis, photo, size)
+        _outline(axis, instances > 0, scale)
+        _box(axis, box, size, told=False)
+        axis.set_title(f"IoU {box.iou:.2f}", loc="center", fontsize=SMALL, fontweight="normal")
+    for axis in canvas.axes[len(boxes) :]:
+        axis.set_axis_off()
+    alt = f"{len(boxes)} polyp images, each with a box that matches no instance of its mask, and the IoU of the two"
+    return Drawing("unfit", "jpg", alt, canvas)
+
+
+def _small(row):
+    """(photo, height x width x 3; instance map; pixels of the image to one of these) of a segmented row."""
+    photo = _picture(row, "image")
+    width = photo.width
+    photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
+    instances = _picture(row, "instances").resize(photo.size, Image.Resampling.NEAREST)
+    return np.asarray(photo.convert("RGB")), np.asarray(instances), width / photo.width
+
+
+def _show(axis, pixels, size):
+    width, height = size
+    margin = 0.02 * max(size)  # shows lines that are flush with the image's edge
+    axis.imshow(pixels, extent=(0, width, height, 0))
+    axis.set(xticks=[], yticks=[], xlim=(-margin, width + margin), ylim=(height + margin, -margin))
+    axis.spines[:].set_visible(False)
+
+
+def _box(axis, box, size, told=True):
+    """Draws a box; where it matches no instance, with its IoU if that is to be told."""
+    for color, line in ((INK, 4), (BOX_COLOR, 2)):  # dark below light, to be seen on any mucosa
+        axis.add_patch(Rectangle((box.x, box.y), box.width, box.height, fill=False, color=color, linewidth=line))
+        if min(box.width, box.height) < SLIVER * max(size):  # else it would not be seen
+            center = box.x + box.width / 2, box.y + box.height / 2
+            axis.add_patch(Circle(center, 2.5 * SLIVER * max(size), fill=False, color=color, linewidth=line))
+    if told and box.match is None:
+        _label(axis, (size[0] / 2, 0.93 * size[1]), f"IoU {box.iou:.2f}")
+
+
+def _number(axis, part, scale, number):
+    """Writes the number of an instance on it; beside it, if it is so small that the number would hide it."""
+    rows, columns = (scale * places for places in np.nonzero(part))
+    small = np.ptp(columns) < 0.15 * scale * part.shape[1]
+    right = columns.max() < 0.8 * scale * part.shape[1]
+    gap = 0.02 * scale * part.shape[1]
+    x = (columns.max() + gap if right else columns.min() - gap) if small else columns.mean()
+    _label(axis, (x, rows.mean()), str(number), ha=("left" if right else "right") if small else "center")
+
+
+def _label(axis, place, text, ha="center"):
+    text = axis.text(*place, text, color="white", ha=ha, va="center", fontweight="bold", fontsize=SMALL)
+    text.set_path_effects([withStroke(linewidth=3, foreground="black")])
 
 
 def shown_pairs(pairs: Sequence[dict]) -> list[dict]:
@@ -240,16 +321,17 @@ def shown_pairs(pairs: Sequence[dict]) -> list[dict]:
     return by_kind[0][:FRAMES] + by_kind[1][:SCENES]
 
 
-def leaking_pairs(shown: list[dict], example: Example) -> Drawing:
+def leaking_pairs(shown: list[dict], examples: Examples) -> Drawing:
     """Pairs of one frame, and of one scene, side by side; two pairs a row."""
-    rows = -(-len(shown) // 2)
-    canvas = _canvas(2.6 * rows)
-    for pair, block in zip(shown, canvas.subfigures(rows, 2, squeeze=False, wspace=0.08).flat):
-        block.suptitle(pair["kind"].replace("_", " ").capitalize(), fontweight="bold", fontsize=11)
+    lines = -(-len(shown) // 2)
+    rows = examples("segmented", sorted({pair[end]["image_id"] for pair in shown for end in ("one", "other")}))
+    canvas = _canvas(2.2 * lines)
+    for pair, block in zip(shown, canvas.subfigures(lines, 2, squeeze=False, wspace=0.06).flat):
+        block.suptitle(pair["kind"].replace("_", " ").capitalize(), fontweight="bold", fontsize=SMALL)
         for axis, end in zip(block.subplots(1, 2), ("one", "other")):
-            photo = _picture(example("segmented", pair[end]["image_id"]), "image").convert("RGB")
-            axis.imshow(_square(_without_text(photo), PHOTO_SIDE))
-            axis.set_title(pair[end]["kvasir_seg_set"] or "", fontsize=10, fontweight="normal", loc="center")
+            photo = _picture(rows[pair[end]["image_id"]], "image").convert("RGB")
+            axis.imshow(_square(_without_text(photo), PHOTO_SIDE // 2))
+            axis.set_title(pair[end]["kvasir_seg_set"] or "", fontsize=SMALL, fontweight="normal", loc="center")
             axis.set_axis_off()
     numbers = [(sum(pair["kind"] == kind for pair in shown), kind.replace("_", " ")) for kind in KINDS]
     count = " and ".join(f"{number} of the {kind}" for number, kind in numbers if number)
@@ -260,231 +342,185 @@ def leaking_pairs(shown: list[dict], example: Example) -> Drawing:
 
 def _without_text(photo):
     """A photograph with the left, where dates and times are burned in, blurred: a figure need not spread them."""
-    photo.thumbnail((2 * PHOTO_SIDE, 2 * PHOTO_SIDE), Image.Resampling.LANCZOS)
+    photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
     left = photo.crop((0, 0, round(TEXT_SHARE * photo.width), photo.height))
     photo.paste(left.filter(ImageFilter.GaussianBlur(photo.width / 50)), (0, 0))
     return photo
 
 
-def _instance_color(number):
-    return INSTANCE_COLORS[(number - 1) % len(INSTANCE_COLORS)]
-
-
 def _tint(pixels, where, color):
     """Lays a color a third through over some pixels, in place."""
-    rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
-    pixels[where] = (0.65 * pixels[where] + 0.35 * rgb).astype(np.uint8)
+    pixels[where] = (0.65 * pixels[where] + 0.35 * 255 * np.array(to_rgb(color))).astype(np.uint8)
 
 
-def _outline(axis, where, scale, color):
+def _outline(axis, where, scale):
     """Draws the edge of a bool mask, height x width, of pixels that are `scale` wide, as a light line on a dark one."""
     height, width = where.shape
     padded = np.pad(where, 1).astype(float)  # so that it closes at the image's edge
     centers = scale * np.arange(-0.5, width + 1), scale * np.arange(-0.5, height + 1)
-    axis.contour(*centers, padded, [0.5], colors=[INK], linewidths=3)
-    axis.contour(*centers, padded, [0.5], colors=[color], linewidths=1.5)
+    for color, line in ((INK, 4), (MASK_COLOR, 2)):
+        axis.contour(*centers, padded, [0.5], colors=[color], linewidths=line)
 
 
 # ------------------------------------------------------------------------------------------------------------ labels
 
 
 def class_balance(labeled: dict) -> Drawing:
-    """Images of each finding, on a logarithmic axis."""
+    """Images of each finding as dots: on a logarithmic axis the length of a bar would mean nothing."""
     counts = label_counts(labeled)
-    canvas = _canvas(0.29 * len(counts) + 2.3)
-    present = [[label for label in counts if TAXONOMY[label].tract == tract] for tract in TRACTS]
-    tracts = [(tract, labels) for tract, labels in zip(TRACTS, present) if labels]
-    ratios = [len(labels) + 1 for _, labels in tracts]
-    axes = canvas.subplots(len(tracts), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
-    for axis, (tract, labels) in zip(axes, tracts):
-        labels = sorted(labels, key=lambda label: (counts[label], -label))
-        values = [counts[label] for label in labels]
-        colors = [CATEGORY_COLORS[TAXONOMY[label].category] for label in labels]
-        axis.barh([TAXONOMY[label].name for label in labels], values, color=colors, height=0.72)
-        for place, value in enumerate(values):
-            axis.annotate(f" {value:,}", (value, place), va="center")
-        axis.set(xscale="log", xlim=(0.8, 2 * max(counts.values())))
-        axis.set_title(f"{_title(tract)}: {sum(values):,} images")
-        axis.tick_params(axis="y", length=0)
-        axis.margins(y=0.02)
-        axis.grid(axis="x", color=FAINT, linewidth=0.6)
-        axis.set_axisbelow(True)
+    wide = max(counts.values()) >= 100 * min(counts.values())
+    ticks = [10**i * step for i in range(7) for step in ((1,) if wide else (1, 2, 5))]
+    canvas, axes = _by_tract(counts, lambda label: counts[label])
+    for tract, axis, labels in axes:
+        for place, label in enumerate(labels):
+            color, marker = CATEGORY_STYLES[TAXONOMY[label].category]
+            axis.plot(counts[label], place, marker, color=color, markersize=8)
+            axis.annotate(f"{counts[label]:,}", (counts[label], place), (9, 0), textcoords="offset points", va="center")
+        axis.set(xscale="log", xlim=(0.8 * min(counts.values()), 4 * max(counts.values())))
+        axis.xaxis.set_major_locator(FixedLocator(ticks))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.set_title(f"{_title(tract)}: {sum(counts[label] for label in labels):,}")
         _thousands(axis.xaxis)
-    axes[-1].set_xlabel("images (logarithmic)")
-    _category_legend(canvas, {TAXONOMY[label].category for label in counts})
+    axes[-1][1].set_xlabel("images (logarithmic)")
+    styles = [(c, *CATEGORY_STYLES[c]) for c in CATEGORIES if c in {TAXONOMY[label].category for label in counts}]
+    handles = [
+        Line2D([], [], color=color, marker=marker, linestyle="", markersize=8, label=_title(category))
+        for category, color, marker in styles
+    ]
+    canvas.legend(handles=handles, loc="outside lower left", ncols=1, handletextpad=0.2)
     most, least = max(counts, key=counts.get), min(counts, key=counts.get)
     alt = (
-        "Bar chart of the images of each finding on a logarithmic axis, "
+        "Dots for the images of each finding on a logarithmic axis, "
         f"from {counts[most]:,} of {TAXONOMY[most].name} down to {counts[least]:,} of {TAXONOMY[least].name}"
     )
     return Drawing("class_balance", "png", alt, canvas)
 
 
-def folds(labeled: dict) -> Drawing:
-    """Images of each finding in each official fold, shaded by how far they are from an even share."""
-    totals = label_counts(labeled)
-    labels = [label for tract in TRACTS for label in sorted(totals) if TAXONOMY[label].tract == tract]
-    columns = [(k, fold) for k, column in ((2, 1), (5, 2)) for fold in _folds_of(labeled, column)]
-    by_fold = {2: label_counts(labeled, 1), 5: label_counts(labeled, 2)}
-    counts = np.array([[by_fold[k][label, fold] for k, fold in columns] for label in labels])
-    even = np.array([[totals[label] / k for k, _ in columns] for label in labels])
-    shares = counts / even
-    canvas = _canvas(0.31 * len(labels) + 2)
-    axis = canvas.subplots()
-    shown = axis.imshow(shares, cmap="PuOr", vmin=0, vmax=2, aspect="auto")
-    for row, column in np.ndindex(*counts.shape):
-        color = "white" if abs(shares[row, column] - 1) > 0.6 else INK
-        axis.annotate(f"{counts[row, column]:,}", (column, row), ha="center", va="center", color=color)
-    heads = [f"{'none' if fold is None else fold}\n{sums:,}" for (_, fold), sums in zip(columns, counts.sum(axis=0))]
-    axis.set_xticks(range(len(columns)), heads)
-    axis.set_yticks(range(len(labels)), [TAXONOMY[label].name for label in labels])
-    axis.tick_params(length=0, labeltop=True, labelbottom=False)
-    axis.spines[:].set_visible(False)
-    for k in (2, 5):
-        places = [i for i, (of, _) in enumerate(columns) if of == k]
-        axis.annotate(
-            f"fold_{k}", (np.mean(places), 1), xycoords=("data", "axes fraction"), xytext=(0, 38),
-            textcoords="offset points", ha="center", fontweight="bold",
-        )  # fmt: skip
-        axis.axvline(places[-1] + 0.5, color="white", linewidth=6)
-    beyond = "max" if shares.max() > 2 else "neither"
-    ticks = {"ticks": [0, 1, 2], "format": lambda value, _: f"{value:.0f}×"}
-    bar = canvas.colorbar(shown, ax=axis, pad=0.01, aspect=40, extend=beyond, **ticks)
-    bar.set_label("of an even share of the finding")
-    bar.outline.set_visible(False)
-    splits = " and ".join(f"the {sum(of == k for of, _ in columns)} folds of the {k}-fold split" for k in (2, 5))
+def quality(labeled: dict) -> Drawing:
+    """The JPEG qualities of the images of each finding: a circle's area is the share of the finding's images."""
+    counts, of = label_counts(labeled), {}
+    for label, jfif, value, images in labeled["encoders"]:
+        of.setdefault(label, {})[jfif, value] = images
+    least = min(value for _, _, value, _ in labeled["encoders"])
+    canvas, axes = _by_tract(counts, lambda label: -label)
+    for _, axis, labels in axes:
+        for place, label in enumerate(labels):
+            for (jfif, value), images in sorted(of[label].items()):
+                look = {"facecolor": VERMILION, "marker": "s"} if jfif else {"facecolor": BLUE, "marker": "o"}
+                area = 260 * images / counts[label]
+                axis.scatter(value, place, area, edgecolor="white", linewidth=0.5, alpha=0.85, zorder=3, **look)
+        axis.set(xlim=(min(least, 95) - 3, 103))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    for tract, axis, _ in axes:
+        axis.set_title(_title(tract))
+    axes[-1][1].set_xlabel("JPEG quality")
+    marks = (("s", VERMILION, "with a JFIF marker"), ("o", BLUE, "without"))
+    handles = [Line2D([], [], color=c, marker=m, linestyle="", markersize=9, label=text) for m, c, text in marks]
+    canvas.legend(handles=handles, loc="outside lower left", ncols=2, handletextpad=0.2)
     alt = (
-        f"Table of the images of each of {len(labels)} findings in {splits}, shaded by deviation from an even share; "
-        f"the largest is {shares.max():.1f} times an even share"
+        f"For each of {len(counts)} findings, the JPEG qualities of its images, with a JFIF marker or without; larger "
+        "marks stand for more of its images"
     )
-    return Drawing("folds", "png", alt, canvas)
+    return Drawing("quality", "png", alt, canvas)
 
 
-def _folds_of(summary, column):
-    return sorted({cell[column] for cell in summary["cells"]}, key=lambda fold: (fold is not None, fold))
+def _by_tract(counts, order):
+    """(A canvas, [(tract, axis, labels from below)]): a panel for each tract, a line for each finding."""
+    canvas = _canvas(0.31 * len(counts) + 2.6)
+    present = [[label for label in counts if TAXONOMY[label].tract == tract] for tract in TRACTS]
+    tracts = [
+        (tract, sorted(labels, key=lambda label: (order(label), -label))) for tract, labels in zip(TRACTS, present)
+    ]
+    tracts = [(tract, labels) for tract, labels in tracts if labels]
+    ratios = [len(labels) + 1 for _, labels in tracts]
+    axes = canvas.subplots(len(tracts), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
+    for axis, (_, labels) in zip(axes, tracts):
+        axis.set_yticks(range(len(labels)), [TAXONOMY[label].name for label in labels])
+        axis.set_ylim(-0.7, len(labels) - 0.3)
+        axis.tick_params(axis="y", length=0)
+        axis.grid(axis="both", color=FAINT, linewidth=0.6)
+        axis.set_axisbelow(True)
+    return canvas, [(tract, axis, labels) for axis, (tract, labels) in zip(axes, tracts)]
 
 
 # ------------------------------------------------------------------------------------------------------------- sizes
 
 
 def sizes(parts: dict) -> Drawing:
-    """Widths against heights of the images of each part ({part: summary}), counted in cells of SIZE_CELL pixels."""
-    canvas = _canvas(3.7)
-    axes = canvas.subplots(1, len(parts), sharex=True, sharey=True, squeeze=False)[0]
+    """Widths against heights of the images of each part ({part: summary}): a circle's area grows with their number."""
     ranges = np.array([size_range(summary) for summary in parts.values()])
-    across, down = (_cell_edges(ranges[:, i].min(), ranges[:, i + 1].max()) for i in (0, 2))
-    maps = {}
-    for part, summary in parts.items():
+    (left, right), (low, high) = ((ranges[:, i].min(), ranges[:, i + 1].max()) for i in (0, 2))
+    shape = 0.5  # of a panel; pixels are as wide as high
+    across = 1.2 * max(right - left, (high - low) / shape, 200)
+    limits = [
+        ((least + most - span) / 2, (least + most + span) / 2)
+        for least, most, span in ((left, right, across), (low, high, shape * across))
+    ]
+    canvas = _canvas(3.2 * len(parts) + 0.4)
+    axes = canvas.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
+    most = max(images for summary in parts.values() for _, _, images in summary["sizes"])
+    for axis, (part, summary) in zip(axes, parts.items()):
         widths, heights, images = np.array(summary["sizes"]).T
-        maps[part] = np.histogram2d(heights, widths, (down, across), weights=images)[0]
-    norm = LogNorm(1, max(10, *(counts.max() for counts in maps.values())))
-    for axis, (part, counts) in zip(axes, maps.items()):
-        shown = axis.pcolormesh(across, down, np.ma.masked_equal(counts, 0), norm=norm, cmap="viridis_r")
-        different = len(parts[part]["sizes"])
+        areas = 12 + 240 * images / most
+        axis.scatter(widths, heights, areas, facecolor="#0072B255", linewidth=1, edgecolor=BLUE)
+        different = len(summary["sizes"])
         axis.set_title(f"{part}: {different:,} {'sizes' if different > 1 else 'size'}")
-        axis.set_xlabel("width (pixels)")
+        axis.set(xlim=limits[0], ylim=limits[1], aspect="equal", ylabel="height (px)")
         axis.grid(color=FAINT, linewidth=0.6)
         axis.set_axisbelow(True)
-        axis.xaxis.set_major_locator(MaxNLocator(4))
-        _thousands(axis.xaxis)
-        _thousands(axis.yaxis)
-    axes[0].set_ylabel("height (pixels)")
-    bar = canvas.colorbar(shown, ax=axes, pad=0.02, aspect=25, format=lambda value, _: f"{value:,.0f}")
-    bar.set_label("images (logarithmic)")
-    bar.outline.set_visible(False)
-    alt = f"Images by width and height in cells of {SIZE_CELL} pixels, darker for more images: " + "; ".join(
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_locator(MaxNLocator(4, integer=True))
+            _thousands(side)
+    axes[-1].set_xlabel("width (px)")
+    alt = "Images by width and height, larger circles for more images: " + "; ".join(
         "{} {:,} to {:,} by {:,} to {:,} pixels".format(part, *size_range(summary)) for part, summary in parts.items()
     )
     return Drawing("sizes", "png", alt, canvas)
 
 
-def _cell_edges(least, most):
-    """Edges of cells of SIZE_CELL pixels that hold sizes from `least` to `most`, with an empty cell around."""
-    return np.arange(max(least // SIZE_CELL - 1, 0), most // SIZE_CELL + 3) * SIZE_CELL
-
-
 def objects(segmented: dict) -> Drawing:
-    """Sizes of instances and boxes, and how many an image has."""
-    canvas = _canvas(3.7)
-    areas, numbers = canvas.subplots(1, 2, gridspec_kw={"width_ratios": [4, 3]})
-    drawn = (("instances", "instance_shares", BLUE), ("boxes", "box_shares", ORANGE))
-    least = min(segmented[key][0] for _, key, _ in drawn)
+    """Sizes of instances and of boxes, as shares of their images."""
+    canvas = _canvas(5.6)
+    axes = canvas.subplots(2, 1, sharex=True, sharey=True)
+    shares = {kind: np.array([thing.share for thing in objects_of(segmented, kind)]) for kind in (INSTANCE, BOX)}
+    least = min(min(some[some > 0], default=1) for some in shares.values())
     bins = np.logspace(np.floor(np.log10(least) * 10 - 1) / 10, 0, 41)
-    for name, key, color in drawn:
-        shares = segmented[key]
-        areas.hist(shares, bins, histtype="stepfilled", color=color, alpha=0.25)
-        areas.hist(shares, bins, histtype="step", color=color, linewidth=1.6, label=f"{name} ({len(shares):,})")
-        areas.axvline(np.median(shares), color=color, linestyle="--" if name == "boxes" else ":", linewidth=1.4)
-    areas.set(xscale="log", xlim=(bins[0], 1), xlabel="share of the image (logarithmic)\nlines: medians")
-    areas.set_ylabel("objects")
-    areas.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-    areas.set_title("Size of objects")
-    areas.legend(loc="upper left")
-    most = max(number for key in ("instances", "boxes") for number, _ in segmented[key])
-    for shift, (name, _, color) in zip((-0.2, 0.2), drawn):
-        counts = dict(segmented[name])
-        heights = [counts.get(number, 0) for number in range(1, most + 1)]
-        numbers.bar(np.arange(1, most + 1) + shift, heights, width=0.4, color=color, label=name)
-    numbers.set(yscale="log", ylim=(0.7, 2.5 * max(times for _, times in segmented["boxes"])))
-    numbers.set(xlabel="objects in an image", ylabel="images (logarithmic)", xticks=range(1, most + 1))
-    numbers.set_title("Objects in an image")
-    numbers.legend(loc="upper right")
-    _thousands(numbers.yaxis)
+    for axis, (kind, some), color in zip(axes, shares.items(), (BLUE, VERMILION)):
+        axis.hist(some, bins, color=color)
+        median = float(np.median(some)) if len(some) else 1
+        axis.axvline(median, color=INK, linestyle="--", linewidth=1.4)
+        axis.annotate(f"median {median:.1%} ", (median, 1), xycoords=("data", "axes fraction"), ha="right", va="top")
+        axis.set_title(f"{len(some):,} {'instances' if kind == INSTANCE else 'boxes'}")
+        axis.set_ylabel("number")
+        axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes[1].set(xscale="log", xlim=(bins[0], 1), xlabel="share of the image (logarithmic)")
+    axes[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axes[1].xaxis.set_minor_locator(NullLocator())
+    medians = {kind: f"{np.median(some):.1%}" if len(some) else "none" for kind, some in shares.items()}
     alt = (
-        f"Left: histogram of the share of the image that {len(segmented['instance_shares']):,} polyp instances (median "
-        f"{np.median(segmented['instance_shares']):.1%}) and {len(segmented['box_shares']):,} boxes (median "
-        f"{np.median(segmented['box_shares']):.1%}) take. Right: number of objects in an image, up to {most}"
+        f"Histograms of the share of the image that {len(shares[INSTANCE]):,} polyp instances (median "
+        f"{medians[INSTANCE]}) and {len(shares[BOX]):,} boxes (median {medians[BOX]}) take"
     )
     return Drawing("objects", "png", alt, canvas)
 
 
 def heat_maps(segmented: dict) -> Drawing:
     """Where in the image polyps are."""
-    canvas = _canvas(3.7)
+    canvas = _canvas(3.2)
     axes = canvas.subplots(1, 2)
-    maps = {"masks": "mask_map", "boxes": "box_map"}
+    maps = {"Masks": "mask_map", "Boxes": "box_map"}
     most = max(densest(segmented, key) for key in maps.values())
     for axis, (name, key) in zip(axes, maps.items()):
         shares = np.array(segmented[key]) / segmented["rows"]
-        shown = axis.imshow(shares, cmap="cividis", vmin=0, vmax=most)
-        axis.set(xticks=[], yticks=[], xlabel="width of the image →", ylabel="← height of the image")
+        shown = axis.imshow(shares, cmap="cividis", vmin=0, vmax=most, interpolation="bicubic")
+        axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-        axis.set_title(f"Polyp {name}")
-    bar = canvas.colorbar(shown, ax=axes, pad=0.02, aspect=30, format=lambda value, _: f"{value:.0%}")
-    bar.set_label("images with a polyp here")
+        axis.set_title(name)
+    bar = canvas.colorbar(shown, ax=axes, pad=0.02, aspect=20, format=lambda value, _: f"{value:.0%}")
+    bar.set_label("of the images")
     bar.outline.set_visible(False)
     alt = (
         "Two heat maps of where polyps are, by mask and by box, in images scaled to a square; the densest place is "
         f"covered in {most:.0%} of the images"
     )
     return Drawing("heat_maps", "png", alt, canvas)
-
-
-def agreement(segmented: dict) -> Drawing:
-    """How well each box fits a component of the mask."""
-    canvas = _canvas(3.7)
-    curve, kinds = canvas.subplots(1, 2, gridspec_kw={"width_ratios": [4, 3]})
-    overlaps = np.array(segmented["overlaps"])
-    curve.hist(overlaps, np.linspace(0, 1, 51), color=BLUE)
-    curve.set(yscale="log", ylim=(0.7, 2.5 * len(overlaps)), xlim=(0, 1))
-    curve.set(xlabel="IoU of a box and the box of the\nmask component it fits best", ylabel="boxes (logarithmic)")
-    curve.set_title("Overlap of box and mask")
-    _thousands(curve.yaxis)
-    fits = segmented["boxes_by_fit"]
-    words = dict(zip(FITS, ("match a\ncomponent", "stretched to\nthe corner", "match none")))
-    places = range(len(words))
-    kinds.barh(places, [fits[kind] for kind in words], color=[FIT_COLORS[kind] for kind in words], height=0.6)
-    kinds.set_yticks(places, words.values())
-    kinds.invert_yaxis()
-    kinds.set(xscale="log", xlim=(0.7, 6 * max(1, *fits.values())), xlabel="boxes (logarithmic)")
-    kinds.tick_params(axis="y", length=0)
-    for place, kind in enumerate(words):
-        kinds.annotate(f" {fits[kind]:,}", (max(fits[kind], 0.7), place), va="center")
-    kinds.set_title("Boxes by fit")
-    _thousands(kinds.xaxis)
-    alt = (
-        f"Left: histogram of the overlap (IoU) of {len(overlaps):,} boxes with their mask component, median "
-        f"{np.median(overlaps):.2f}. Right: {fits['matched']:,} boxes match a component, {fits['stretched']:,} are "
-        f"stretched to the corner of the image, {fits['unmatched']:,} match no component"
-    )
-    return Drawing("agreement", "png", alt, canvas)

@@ -39,7 +39,7 @@ _PIECE = r"(?!\.)[A-Za-z0-9._-]+"  # of a path: neither hidden nor ".."
 _DATA_FILE = rf"^data/({'|'.join([*PARTS, METADATA])})/({_PIECE}/){{0,4}}{_PIECE}\.parquet\Z"
 _OWN_FILE = re.compile(
     rf"{_DATA_FILE}|^manifest\.json\Z|^(README|CHANGELOG|datasheet)\.md\Z|^CITATION\.(bib|cff)\Z"
-    rf"|^(stats|croissant)\.json\Z|^leakage\.csv\Z|^assets/{_PIECE}\.(png|jpg)\Z"
+    rf"|^(stats|croissant)\.json\Z|^(leakage|objects)\.csv\Z|^assets/{_PIECE}\.(png|jpg)\Z"
 )
 
 

@@ -95,19 +95,25 @@ def write_table(table: pa.Table, part: str, metadata: dict, file) -> None:
         writer.add_key_value_metadata(metadata)
 
 
-def find_row(files: Iterable, image_id: str) -> dict:
-    """The row of an image in one of some Parquet files, by path or open. Raises KeyError if it is in none.
+def find_rows(files: Iterable, image_ids: Iterable[str]) -> dict[str, dict]:
+    """{image id: row} out of some Parquet files, by path or open. Raises KeyError if an image is in none of them.
 
-    Reads some rows at a time: those of a card come early.
+    Reads some rows at a time, and of a file no more than up to the last row that is wanted: those of a card come early.
     """
+    found, left = {}, set(image_ids)
     for file in files:
         with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as parquet:
-            if image_id not in parquet.read(columns=["image_id"], use_threads=False)["image_id"].to_pylist():
-                continue
-            for batch in parquet.iter_batches(8, use_threads=False):
-                if image_id in (ids := batch["image_id"].to_pylist()):
-                    return batch.slice(ids.index(image_id), 1).to_pylist()[0]
-    raise KeyError(f"no row {image_id}")
+            wanted = left.intersection(parquet.read(columns=["image_id"], use_threads=False)["image_id"].to_pylist())
+            for batch in parquet.iter_batches(8, use_threads=False) if wanted else ():
+                for i, image_id in enumerate(batch["image_id"].to_pylist()):
+                    if image_id in wanted:
+                        found[image_id] = batch.slice(i, 1).to_pylist()[0]
+                if wanted <= found.keys():
+                    break
+            left -= wanted
+    if left:
+        raise KeyError(f"no row {min(left)}")
+    return found
 
 
 def _entry(path, sha256):

@@ -22,7 +22,7 @@ from scripts.pipeline.files import write_file
 from scripts.pipeline.hub import PublishError, Repository, batches, patiently
 from scripts.pipeline.manifest import FILE, built_manifest, make_manifest, manifest_text, part_of_path
 from scripts.pipeline.output import STAGING
-from scripts.pipeline.parquet import find_row
+from scripts.pipeline.parquet import find_rows
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.publish import Draft, Published, Release, Send, check_lost, check_untagged
 from scripts.pipeline.published import read_columns
@@ -68,9 +68,9 @@ def folder_release(folder: str, edition: Edition, expected: Expected, workers: i
     manifest = built_manifest(folder)
     _refuse("the verification failed", verify(folder, expected, workers).listed())
     summaries = stats.collect(folder, manifest, stats.read_stats(folder))
-    example = folder_examples(folder, summaries)
+    examples = folder_examples(folder, summaries)
     pairs = stored_pairs(manifest, functools.partial(os.path.join, folder))
-    manifest, texts = _with_card(manifest, edition, summaries, example, pairs)
+    manifest, texts = _with_card(manifest, edition, summaries, examples, pairs)
     _refuse("the card is wrong", check_card(texts["README.md"].decode(), manifest, folder))
     return Release(version=edition.version, folder=folder, manifest=manifest, texts=texts)
 
@@ -80,10 +80,10 @@ def _refuse(what, problems):
         raise PublishError(f"{what}:\n{listed(problems)}")
 
 
-def _with_card(manifest, edition, summaries, example, pairs):
+def _with_card(manifest, edition, summaries, examples, pairs):
     """(the manifest as it is published, the small files that go with it)"""
     manifest = {"version": edition.version, **manifest}
-    manifest, texts = make_card(manifest, summaries, example, edition.repo_id, edition.changelog, pairs=pairs)
+    manifest, texts = make_card(manifest, summaries, examples, edition.repo_id, edition.changelog, pairs=pairs)
     _refuse("the Hub would not accept the card", lint_card(texts["README.md"].decode(), list(manifest["files"])))
     return manifest, {**texts, FILE: manifest_text(manifest).encode()}
 
@@ -226,9 +226,9 @@ class SourceMaker:
             summaries = patiently(
                 "counting what is published", lambda: stats.collect(self.staging, manifest, known, opened)
             )
-            example = _example_finder(self.plan, summaries, opened)
+            examples = _example_finder(self.plan, summaries, opened)
             pairs = patiently("reading metadata", lambda: stored_pairs(manifest, opened))
-            return _with_card(manifest, self.edition, summaries, example, pairs)
+            return _with_card(manifest, self.edition, summaries, examples, pairs)
 
         try:
             made, texts = with_card(_published_stats(self.repository, published) | self.summaries)
@@ -305,14 +305,19 @@ def _example_finder(plan, summaries, opened):
     shards = [planned.shard for planned in plan.shards.values()]
     rows = {(shard.part, row.image_id): (shard, row) for shard in shards for row in shard.rows}
 
-    def example(part, image_id):
-        if (part, image_id) in rows:
-            shard, row = rows[part, image_id]
-            return read_examples(shard, [row], Problems()).to_pylist()[0]
-        paths = stats.paths_of(summaries, part, image_id)
-        return patiently(f"reading a row of {part}", lambda: find_row(map(opened, paths), image_id))
+    def examples(part, image_ids):
+        found = {}
+        for image_id in image_ids:
+            if (part, image_id) in rows:
+                shard, row = rows[part, image_id]
+                found[image_id] = read_examples(shard, [row], Problems()).to_pylist()[0]
+        stored = [image_id for image_id in image_ids if image_id not in found]
+        if stored:
+            paths = stats.paths_of(summaries, part, stored)
+            found |= patiently(f"reading rows of {part}", lambda: find_rows(map(opened, paths), stored))
+        return found
 
-    return example
+    return examples
 
 
 def planned_content(shard: Shard, entry: dict) -> FileContent:

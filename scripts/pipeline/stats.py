@@ -4,11 +4,12 @@ A summary is a dict of counts of one file, in JSON's types. Summaries add up (`m
 of its file: a file that did not change, or that is only on the Hub, need not be read again.
 """
 
+import csv
 import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,20 +17,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from hyper_kvasir import PARTS
+from hyper_kvasir import PARTS, TAXONOMY
 from scripts.pipeline import leaks
 from scripts.pipeline.configs import METADATA
 from scripts.pipeline.manifest import part_of_path
 
-Example = Callable[[str, str], dict]  # (part, image id) -> the row, images as {"bytes", "path"}
+Examples = Callable[[str, Sequence[str]], dict]  # (part, image ids) -> {id: row}, images as {"bytes", "path"}
 
 FILE = "stats.json"
-SCHEMA = 2  # of a summary; increment it when the same file is to give another summary
+OBJECTS_FILE = "objects.csv"
+SCHEMA = 3  # of a summary; increment it when the same file is to give another summary
 
 GRID = 64  # cells a side of the heat maps
 MATCH = 2  # pixels by which each edge of a box may be off the component that it belongs to
-FITS = ("matched", "stretched", "unmatched")  # how a box fits the mask
-OBJECT_EXAMPLES = {"one": 2, "several": 2}  # segmented images shown on the card, beside the most stretched one
+FITS = MATCHED, STRETCHED, UNMATCHED = ("matched", "stretched", "unmatched")  # how a box fits the mask
+FINDING_EXAMPLES = 3  # images of each finding shown on the card
+OBJECT_EXAMPLES = {"one": 2, "several": 2}  # segmented images shown there, beside the most stretched one
+INSTANCE, BOX = "instance", "box"  # the kinds of objects
+
+POLYPS = [finding.name for finding in TAXONOMY].index("polyps")
 
 # The example luminance table of the JPEG standard (Annex K); libjpeg scales it by the quality that it is asked for.
 _STANDARD_TABLE_SUM = 3688
@@ -41,30 +47,27 @@ def summarize(path: str, part: str) -> dict:
     {"rows": n,
      "first": image_id,                                         the smallest
      "sizes": [[width, height, images]],
-     with labels also
-     "cells": [[label, fold_2, fold_5, images]],                folds may be None
      labeled and segmented
+     "cells": [[label, fold_2, fold_5, images]],                folds may be None
+     "encoders": [[label, JFIF marker, quality, images]],       see `encoder_of`
+     "polyps": [image_id],                                      sorted; of labeled files those of the finding polyps
      "examples": {label or kind: [image_id]},                   the smallest of each finding, or kind of polyp image
      segmented
-     "stretched": [[overlap, image_id]],                        the box stretched to the corner that fits worst, if any
      "instances", "boxes": [[number in an image, images]],
-     "instance_shares", "box_shares": [share of the image],     sorted
+     "objects": [`Object`],                                     sorted
+     "kvasir_seg": [[set or None, images]],
      "mask_map", "box_map": [[images]],                         GRID x GRID: images with a polyp at the cell's center
-     "overlaps": [IoU of a box and the component it fits best], sorted
-     "boxes_by_fit": {"matched", "stretched", "unmatched": boxes},
      "boxes_offset", "boxes_at_edge": boxes,                    see `Fit`
-     "unboxed": instances that no box matches,
-     "encoders": [[JFIF marker, quality, images]]
      metadata
      what `leaks.count` gives}
 
-    Images are read of segmented files only. Areas are in shares of the image's area.
+    Of labeled images the headers are read, of segmented ones all but the pixels of the photograph.
     """
     if part == METADATA:
         rows = leaks.read_rows(path)
         sizes = _counted((row["width"], row["height"]) for row in rows)
         return {"rows": len(rows), "first": rows[0]["image_id"], "sizes": sizes, **leaks.count(rows)}
-    names = ("image_id", "width", "height", "label", "fold_2", "fold_5")
+    names = ("image_id", "width", "height", "label", "fold_2", "fold_5", "kvasir_seg_set")
     there = [name for name in names if name in pq.read_schema(path).names]
     columns = pq.read_table(path, columns=there).to_pydict()
     summary = {
@@ -73,13 +76,26 @@ def summarize(path: str, part: str) -> dict:
         "sizes": _counted(zip(columns["width"], columns["height"])),
     }
     if "label" in columns:
+        ids = sorted(zip(columns["image_id"], columns["label"]))
         summary["cells"] = _counted(zip(columns["label"], columns["fold_2"], columns["fold_5"]))
-    if part == "labeled":
-        ids = sorted(zip(columns["image_id"], columns["label"]), reverse=True)
-        summary["examples"] = {str(label): [image_id] for image_id, label in ids}
+        summary["encoders"] = _counted(zip(columns["label"], *zip(*_encoders(path))))
+        summary["polyps"] = [image_id for image_id, label in ids if label == POLYPS]
+        summary["examples"] = {}
+        for image_id, label in ids:
+            summary["examples"].setdefault(str(label), []).append(image_id)
+        summary["examples"] = {key: some[:FINDING_EXAMPLES] for key, some in summary["examples"].items()}
     if part == "segmented":
         summary |= _summarize_objects(path)
+        summary["kvasir_seg"] = _counted((name,) for name in columns["kvasir_seg_set"])
     return summary
+
+
+def _encoders(path):
+    """The `encoder_of` of each image of a file, in its order. Their first bytes tell; no image is copied."""
+    with pq.ParquetFile(path, buffer_size=1 << 20) as file:
+        for batch in file.iter_batches(16, columns=["image"], use_threads=False):
+            for data in batch["image"].field("bytes"):
+                yield _encoder(data.as_buffer())
 
 
 def _counted(values):
@@ -88,59 +104,78 @@ def _counted(values):
     return [[*value, counts[value]] for value in sorted(counts, key=lambda v: [(x is not None, x) for x in v])]
 
 
-class _Objects(NamedTuple):
+class Object(NamedTuple):
+    """An instance or a box, with what is most often computed of it: a line of objects.csv. Lengths are in pixels."""
+
+    image_id: str
+    kind: str  # INSTANCE or BOX
+    number: int  # of an instance in the map, from 1; of a box its `objects.id`, from 0
+    x: int  # of the upper left corner, as are y, width and height; of an instance those of its bounding box
+    y: int
+    width: int
+    height: int
+    area: int  # of the instance's pixels; of a box, width times height
+    share: float  # of the image's area
+    iou: float  # with the object of the other kind that it fits best, both as boxes; 0 without one
+    match: int | None  # the number of the object of the other kind that matches, if one does
+    fit: str  # of a box one of FITS; of an instance "matched", or "unboxed" where no box matches it
+
+
+class _Image(NamedTuple):
     """The polyps of one segmented image. Boxes are (left, top, right, bottom) in pixels, right and bottom exclusive."""
 
     image_id: str
-    encoder: tuple[bool, int]
-    pixels: int  # of the image
-    areas: list[int]  # of the instances, in pixels
+    objects: list[Object]
     boxes: list[tuple]  # the source's
     fits: list["Fit"]  # of the boxes
+
+    def count(self, kind):
+        return sum(thing.kind == kind for thing in self.objects)
 
 
 def _summarize_objects(path):
     images, mask_map, box_map = [], np.zeros((GRID, GRID), int), np.zeros((GRID, GRID), int)
     with pq.ParquetFile(path, buffer_size=1 << 20) as file:  # some rows at a time, of which no picture is kept
-        columns = ["image_id", "image", "instances", "objects"]
-        for batch in file.iter_batches(4, columns=columns, use_threads=False):
+        for batch in file.iter_batches(4, columns=["image_id", "instances", "objects"], use_threads=False):
             for row in batch.to_pylist():
                 instances = np.asarray(Image.open(io.BytesIO(row["instances"]["bytes"])))
                 images.append(_read_objects(row, instances))
                 mask_map += _on_grid(instances > 0)
                 box_map += _on_grid(_painted(images[-1].boxes, instances.shape))
     fits = [fit for image in images for fit in image.fits]
-    kinds = Counter(fit.kind for fit in fits)
-    stretched = [(round(f.overlap, 4), i.image_id) for i in images for f in i.fits if f.kind == "stretched"]
     return {
         "examples": _object_examples(images),
-        "stretched": [list(worst) for worst in sorted(stretched)[:1]],
-        "instances": _counted((len(image.areas),) for image in images),
-        "boxes": _counted((len(image.boxes),) for image in images),
-        "instance_shares": sorted(round(a / image.pixels, 6) for image in images for a in image.areas),
-        "box_shares": sorted(round(_area(b) / image.pixels, 6) for image in images for b in image.boxes),
+        "instances": _counted((image.count(INSTANCE),) for image in images),
+        "boxes": _counted((image.count(BOX),) for image in images),
+        "objects": sorted(list(thing) for image in images for thing in image.objects),
         "mask_map": mask_map.tolist(),
         "box_map": box_map.tolist(),
-        "overlaps": sorted(round(fit.overlap, 4) for fit in fits),
-        "boxes_by_fit": {kind: kinds[kind] for kind in FITS},
         "boxes_offset": sum(fit.offset for fit in fits),
         "boxes_at_edge": sum(fit.at_edge for fit in fits),
-        "unboxed": sum(len(image.areas) - len(matched_components(image.fits)) for image in images),
-        "encoders": _counted(image.encoder for image in images),
     }
 
 
 def _read_objects(row, instances):
     boxes = [corners(bbox) for bbox in row["objects"]["bbox"]]
-    components = list(components_of(instances).values())
-    return _Objects(
-        row["image_id"],
-        _encoder(row["image"]["bytes"]),
-        instances.size,
-        [pixels for pixels in pixels_of(instances) if pixels],
-        boxes,
-        compare_boxes(boxes, components, instances.shape),
-    )
+    components, pixels = components_of(instances), pixels_of(instances)
+    numbers, places = list(components), list(components.values())
+    fits = compare_boxes(boxes, places, instances.shape)
+
+    def thing(kind, number, box, area, *fit):
+        left, top, right, bottom = box
+        place = left, top, right - left, bottom - top
+        return Object(row["image_id"], kind, number, *place, area, round(area / instances.size, 6), *fit)
+
+    objects = []
+    for i, (number, place) in enumerate(components.items()):
+        matched = [j for j, fit in enumerate(fits) if fit.kind == MATCHED and fit.component == i]
+        iou = round(max((overlap(box, place) for box in boxes), default=0.0), 4)
+        fit = (iou, matched[0], MATCHED) if matched else (iou, None, "unboxed")
+        objects.append(thing(INSTANCE, number, place, pixels[number - 1], *fit))
+    for j, (box, fit) in enumerate(zip(boxes, fits)):
+        match = numbers[fit.component] if fit.kind == MATCHED else None
+        objects.append(thing(BOX, j, box, _area(box), round(fit.overlap, 4), match, fit.kind))
+    return _Image(row["image_id"], objects, boxes, fits)
 
 
 def _encoder(data):
@@ -200,9 +235,9 @@ def compare_boxes(boxes: list[tuple], components: list[tuple], shape: tuple[int,
         overlaps = [overlap(box, component) for component in components]
         best = int(np.argmax(overlaps)) if overlaps else None
         differences = np.subtract(components[best], box).tolist() if overlaps else [np.inf]
-        kind = "stretched" if box[:2] == (0, 0) else "unmatched"
+        kind = STRETCHED if box[:2] == (0, 0) else UNMATCHED
         if max(map(abs, differences)) <= MATCH:
-            kind = "matched"
+            kind = MATCHED
         at_edge = box[2] == shape[1] or box[3] == shape[0]
         fits.append(Fit(best, max(overlaps, default=0.0), kind, differences == [1, 1, 0, 0], at_edge))
     return fits
@@ -210,7 +245,7 @@ def compare_boxes(boxes: list[tuple], components: list[tuple], shape: tuple[int,
 
 def matched_components(fits: list[Fit]) -> set[int]:
     """The components that a box matches."""
-    return {fit.component for fit in fits if fit.kind == "matched"}
+    return {fit.component for fit in fits if fit.kind == MATCHED}
 
 
 def overlap(one: tuple, other: tuple) -> float:
@@ -241,8 +276,8 @@ def _object_examples(images):
     """{kind: the smallest image ids}: images of one polyp, and of several, without a box stretched to the corner."""
     kinds = {kind: [] for kind in OBJECT_EXAMPLES}
     for image in images:
-        if not any(fit.kind == "stretched" for fit in image.fits):
-            kinds["one" if len(image.areas) == 1 else "several"].append(image.image_id)
+        if not any(fit.kind == STRETCHED for fit in image.fits):
+            kinds["one" if image.count(INSTANCE) == 1 else "several"].append(image.image_id)
     return {kind: sorted(ids)[: OBJECT_EXAMPLES[kind]] for kind, ids in kinds.items()}
 
 
@@ -263,18 +298,14 @@ def _add(name, one, other):
     if name == "first":
         return min(one, other)
     if name == "examples":
-        most = {**dict.fromkeys([*one, *other], 1), **(OBJECT_EXAMPLES if "several" in one else {})}
+        most = {**dict.fromkeys([*one, *other], FINDING_EXAMPLES), **(OBJECT_EXAMPLES if "several" in one else {})}
         return {key: sorted([*one.get(key, []), *other.get(key, [])])[: most[key]] for key in sorted(most)}
-    if name in ("sizes", "cells", "instances", "boxes", "encoders"):
+    if name in ("sizes", "cells", "instances", "boxes", "encoders", "kvasir_seg"):
         counts = Counter({tuple(value): times for *value, times in one})
         counts.update({tuple(value): times for *value, times in other})
         return _counted(counts)
-    if name == "stretched":
-        return sorted(one + other)[:1]
     if name in ("mask_map", "box_map"):
         return np.add(one, other).tolist()
-    if name == "boxes_by_fit":
-        return {kind: one[kind] + other[kind] for kind in one}
     return sorted(one + other) if isinstance(one, list) else one + other
 
 
@@ -300,10 +331,30 @@ def label_counts(labeled: dict, column: int = 0) -> Counter:
     return counts
 
 
+def objects_of(segmented: dict, kind: str) -> list[Object]:
+    """The instances, or the boxes, by image id and number."""
+    return [thing for thing in map(Object._make, segmented["objects"]) if thing.kind == kind]
+
+
+def unfit_boxes(segmented: dict) -> list[Object]:
+    """The boxes that match no instance: first those stretched to the corner, each kind with the worst first."""
+    found = [box for box in objects_of(segmented, BOX) if box.fit != MATCHED]
+    return sorted(found, key=lambda box: (FITS.index(box.fit), box.iou, box.image_id, box.number))
+
+
 def object_examples(segmented: dict) -> list[str]:
     """The images shown on the card: of one polyp, of several, and with the most stretched box."""
     ids = [image_id for kind in OBJECT_EXAMPLES for image_id in segmented["examples"].get(kind, [])]
-    return ids + [image_id for _, image_id in segmented["stretched"]]
+    return ids + [box.image_id for box in unfit_boxes(segmented) if box.fit == STRETCHED][:1]
+
+
+def objects_text(segmented: dict) -> str:
+    """objects.csv: a line for each instance and box."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Object._fields)
+    writer.writerows(segmented["objects"])
+    return text.getvalue()
 
 
 def densest(segmented: dict, of: str) -> float:
@@ -363,12 +414,14 @@ def by_part(summaries: dict) -> dict:
     return {part: merge(some) for part, some in parts.items() if some}
 
 
-def paths_of(summaries: dict, part: str, image_id: str) -> list[str]:
-    """The file of `part` that holds an image which its summary names; of any other image, all that may hold it."""
+def paths_of(summaries: dict, part: str, image_ids: Sequence[str]) -> list[str]:
+    """The files of `part` that hold images which their summaries name; all files, if one is named by none."""
     paths = [path for path in summaries if part_of_path(path) == part]
+    found, left = [], set(image_ids)
     for path in paths:
         summary = summaries[path]
-        named = {summary["first"], *(name for ids in summary.get("examples", {}).values() for name in ids)}
-        if image_id in named | {name for _, name in summary.get("stretched", [])}:
-            return [path]
-    return paths
+        examples = (name for ids in summary.get("examples", {}).values() for name in ids)
+        named = left & {summary["first"], *summary.get("polyps", ()), *examples}
+        found += [path] * bool(named)
+        left -= named
+    return paths if left else found
