@@ -83,6 +83,7 @@ def test_every_published_number(full):
         },
         "fold_2": {"fold_0": 5324, "fold_1": 5338},
         "fold_5": {"fold_0": 2122, "fold_1": 2122, "fold_2": 2122, "fold_3": 2122, "fold_4": 2174},
+        "kvasir_seg": {"train": 880, "validation": 120},
     }
     assert list(rows) == CONFIGS
     ids = {}
@@ -103,6 +104,7 @@ def test_every_published_number(full):
             assert sum(len(objects["bbox"]) for objects in loaded["train"]["objects"]) == 1071
     for view in ("tract", "category", "fold_2", "fold_5"):
         assert set(ids[view]) == set(ids["labeled"])
+    assert set(ids["kvasir_seg"]) == set(ids["segmented"])
     assert set(ids["segmented"]) < set(ids["labeled"])
     assert len(set(ids["labeled"]) | set(ids["unlabeled"])) == 110079
 

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,7 @@ import pytest
 from datasets import load_dataset
 
 from hyper_kvasir import FINDINGS, OFFICIAL, Problems, find_archive, read_folds, read_kvasir_seg, read_part
+from scripts.build import main as build
 from scripts.pipeline import leaks, stats
 from scripts.pipeline.verify import part_digest, row_line
 from scripts.quality import main as quality
@@ -27,7 +29,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real")]
 def built(real, tmp_path_factory):
     """(the folder, not to be changed; the most memory that a process of its build took, in bytes)"""
     folder = tmp_path_factory.mktemp("real") / "hyper-kvasir"
-    command = [sys.executable, "-m", "scripts.build", "--source", real, "--config", "segmented", "--out", folder]
+    command = [
+        sys.executable,
+        "-m",
+        "scripts.build",
+        "--source",
+        real,
+        "--config",
+        "segmented",
+        "--config",
+        "kvasir_seg",
+    ]
+    command += ["--out", folder]
     measure = (  # in a process between, since what this one has counts for those that it starts
         "import resource, subprocess, sys\nsubprocess.run(sys.argv[1:], check=True)\n"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -118,6 +131,30 @@ def test_the_card_has_the_numbers_that_are_known_of_the_true_masks_and_boxes(fol
         lines = list(csv.DictReader(file))
     assert Counter(line["kind"] for line in lines) == {"instance": 1063, "box": 1071}
     assert sum(line["fit"] == "unboxed" for line in lines) == 20
+
+
+def test_a_mixed_folder_says_what_is_counted_and_what_is_proven(real, folder, tmp_path):
+    """The real segmented part beside 16 labeled images: what is known of one part is not said of the other."""
+    mixed = shutil.copytree(folder, tmp_path / "mixed")
+    sources = ["--source", str(real), "--source", str(real / "labeled-sample")]
+    configs = ["--config", "labeled", "--config", "segmented", "--config", "fold_2"]
+    assert build([*sources, "--out", str(mixed), *configs, "--no-verify", "--workers", "1"]) == 0
+    text = (mixed / "README.md").read_text(encoding="utf-8")
+    for fact in (
+        "**Incomplete.**",
+        "labeled images: 16 here, officially 10,662;",
+        "**Not known to be official.** `labeled` was built from files of which no digest is known",
+        "All 1,000 images are those of [Kvasir-SEG]",
+        ", and 1 are in `labeled`, too, under the same ids",
+        "982 of 1,000 segmented images are JPEG files of quality 75 with a JFIF marker. When you mix them with others",
+        "143 of them have one stray white pixel",
+        "513 of the 1,000 images have a black rectangle",
+    ):
+        assert fact in text, fact
+    for claim in ("254 groups", "A copy on Kaggle", "macro-F1 of 0.62", "those of the official archives"):
+        assert claim not in text.split("---\n", 2)[2], claim
+    sheet = (mixed / "datasheet.md").read_text(encoding="utf-8")
+    assert "16 labeled. 1,000 segmented, of which 1 are labeled, too." in sheet
 
 
 def test_it_verifies_is_published_and_loads(xet_publisher, folder):

@@ -392,8 +392,9 @@ def _context(manifest, parts, drawn, examples, *, repo_id, commit):
     configs = [_config_context(config, splits, manifest) for config, splits in manifest["configs"].items()]
     sources = {part: _source_context(part, source) for part, source in manifest["sources"].items()}
     differences = _differences(parts)
-    others = [f"`{part}`" for part, source in sources.items() if source["known"] == OTHER]
     proven = [part for part, source in sources.items() if source["known"] in KNOWN]
+    # Of the unlabeled archive nobody has published a digest.
+    others = [f"`{part}`" for part, source in sources.items() if part not in (*proven, "unlabeled")]
     labeled, segmented, unlabeled = map(parts.get, PARTS)
     described = [_part_context(part, parts[part], manifest, metadata, examples) for part in parts]
     return {

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Canvas
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -120,13 +121,18 @@ def _drawings(parts, examples, pairs):
 
 def _encoded(canvas, kind):
     """A canvas as PNG or JPEG. Not by matplotlib's `savefig`, which draws twice and names its version in the file."""
+    image = _pixels(canvas)
+    canvas.clear()  # what it drew is held in cycles, until the garbage collector comes
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG") if kind == "png" else image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def _pixels(canvas):
+    """A canvas as an image; of the buffer that it is drawn in, four bytes a pixel, nothing is left."""
     agg = FigureCanvasAgg(canvas)
     agg.draw()
-    buffer = io.BytesIO()
-    image = Image.fromarray(np.asarray(agg.buffer_rgba())[:, :, :3])
-    image.save(buffer, "PNG") if kind == "png" else image.save(buffer, "JPEG", quality=80)
-    canvas.clear()  # what it drew is held in cycles, until the garbage collector comes
-    return buffer.getvalue()
+    return Image.frombuffer("RGBA", agg.get_width_height(), agg.buffer_rgba(), "raw", "RGBA", 0, 1).convert("RGB")
 
 
 def _canvas(height):
@@ -358,8 +364,11 @@ def _outline(axis, where, scale):
     height, width = where.shape
     padded = np.pad(where, 1).astype(float)  # so that it closes at the image's edge
     centers = scale * np.arange(-0.5, width + 1), scale * np.arange(-0.5, height + 1)
+    found = axis.contour(*centers, padded, [0.5])
+    paths = found.get_paths()
+    found.remove()  # it keeps its grid, some MB a mask
     for color, line in ((INK, 4), (MASK_COLOR, 2)):
-        axis.contour(*centers, padded, [0.5], colors=[color], linewidths=line)
+        axis.add_collection(PathCollection(paths, facecolor="none", edgecolor=color, linewidths=line))
 
 
 # ------------------------------------------------------------------------------------------------------------ labels
