@@ -530,8 +530,8 @@ def test_full_counts_are_the_official_ones(official):
     assert tracts == [("lower-gi-tract", 7210), ("upper-gi-tract", 3452)]
     cells = sum(path.startswith("data/labeled/") for path in manifest["files"])  # each said to have one byte
     for fact in (
-        f"| `labeled` | 10,662 | {cells} bytes | 23 findings in 4 categories and 2 tracts",
-        "| `segmented` | 1,000 | 1 bytes | polyps with a mask: 1,063 instances, 1,071 boxes |",
+        f"| `labeled` | 10,662 | {cells} bytes | classification: 23 findings in 4 categories and 2 tracts",
+        "| `segmented` | 1,000 | 1 bytes | segmentation, detection: polyps with a mask, 1,063 instances, 1,071 boxes |",
         "| `unlabeled` | 99,417 |",
         f'load_dataset("ns/hyper-kvasir", split="train")  # labeled, {cells} bytes',
         "All 1,000 images are those of [Kvasir-SEG]", "under other names, and 990 are in `labeled`, too",

@@ -108,7 +108,7 @@ def test_the_card_has_the_numbers_that_are_known_of_the_true_masks_and_boxes(fol
     text = (folder / "README.md").read_text(encoding="utf-8")
     summary = stats.by_part(stats.read_stats(str(folder)))["segmented"]
     for fact in (
-        "| `segmented` | 1,000 | 43.1 MB | polyps with a mask: 1,063 instances, 1,071 boxes |",
+        "| `segmented` | 1,000 | 43.1 MB | segmentation, detection: polyps with a mask, 1,063 instances,",
         "All 1,000 images are those of [Kvasir-SEG]",
         "982 of 1,000 segmented images are JPEG files of quality 75 with a JFIF marker.",
         "| `kvasir_seg` | `train` | 880 |",

@@ -273,10 +273,10 @@ def _on_grid(mask):
 
 
 def _object_examples(images):
-    """{kind: the smallest image ids}: images of one polyp, and of several, without a box stretched to the corner."""
+    """{kind: the smallest image ids}: images of one polyp, and of several, all of whose boxes match."""
     kinds = {kind: [] for kind in OBJECT_EXAMPLES}
     for image in images:
-        if not any(fit.kind == STRETCHED for fit in image.fits):
+        if all(fit.kind == MATCHED for fit in image.fits):
             kinds["one" if image.count(INSTANCE) == 1 else "several"].append(image.image_id)
     return {kind: sorted(ids)[: OBJECT_EXAMPLES[kind]] for kind, ids in kinds.items()}
 
