@@ -169,7 +169,7 @@ def _split_name(value):
 VIEWS = {
     "labeled": View(
         "labeled",
-        "All labeled images: 23 findings, with category, tract and official folds.",
+        "All labeled images, with finding, category, tract and official folds.",
         "data/labeled/*/*/*.parquet",
     ),
     "unlabeled": View("unlabeled", "All unlabeled images, for self-supervised training.", "data/unlabeled/*.parquet"),

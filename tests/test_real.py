@@ -145,7 +145,7 @@ def test_a_mixed_folder_says_what_is_counted_and_what_is_proven(real, folder, tm
         "labeled images: 16 here, officially 10,662;",
         "**Not known to be official.** `labeled` was built from files of which no digest is known",
         "All 1,000 images are those of [Kvasir-SEG]",
-        ", and 1 are in `labeled`, too, under the same ids",
+        ", and 1 is in `labeled`, too, by the same id",
         "982 of 1,000 segmented images are JPEG files of quality 75 with a JFIF marker. When you mix them with others",
         "143 of them have one stray white pixel",
         "513 of the 1,000 images have a black rectangle",

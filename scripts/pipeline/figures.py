@@ -207,7 +207,7 @@ def findings(labeled: dict, examples: Examples) -> Drawing:
         for i, label in enumerate(labels):
             left, bottom = gap + i * (width * side + gap), top + gap
             axis = canvas.add_axes((left / WIDTH, bottom / height, width * side / WIDTH, side / height))
-            axis.imshow(_strip([rows[image_id] for image_id in ids[label]], width, round(side * DPI)))
+            axis.imshow(_strip([rows[image_id] for image_id in ids[label]], width, min(round(side * DPI), PHOTO_SIDE)))
             axis.set_axis_off()
             place = left / WIDTH, (bottom + side + 0.05) / height
             canvas.text(*place, _name(label), fontsize=SMALL, linespacing=0.95)

@@ -37,6 +37,8 @@ INSTANCE, BOX = "instance", "box"  # the kinds of objects
 
 POLYPS = [finding.name for finding in TAXONOMY].index("polyps")
 
+HEADER = 4096  # bytes
+
 # The example luminance table of the JPEG standard (Annex K); libjpeg scales it by the quality that it is asked for.
 _STANDARD_TABLE_SUM = 3688
 
@@ -91,8 +93,8 @@ def summarize(path: str, part: str) -> dict:
 
 
 def _encoders(path):
-    """The `encoder_of` of each image of a file, in its order. Their first bytes tell; no image is copied."""
-    with pq.ParquetFile(path, buffer_size=1 << 20) as file:
+    """The `encoder_of` of each image of a file, in its order."""
+    with pq.ParquetFile(path, memory_map=True) as file:
         for batch in file.iter_batches(16, columns=["image"], use_threads=False):
             for data in batch["image"].field("bytes"):
                 yield _encoder(data.as_buffer())
@@ -179,8 +181,13 @@ def _read_objects(row, instances):
 
 
 def _encoder(data):
-    with Image.open(io.BytesIO(data)) as image:
-        return encoder_of(image)
+    """The `encoder_of` a JPEG. Its first bytes tell, unless it has more before its scan than any official image."""
+    try:
+        with Image.open(io.BytesIO(data[:HEADER])) as image:
+            return encoder_of(image)
+    except (OSError, SyntaxError, IndexError, KeyError):
+        with Image.open(io.BytesIO(data)) as image:
+            return encoder_of(image)
 
 
 def encoder_of(image: Image.Image) -> tuple[bool, int]:
@@ -349,7 +356,11 @@ def object_examples(segmented: dict) -> list[str]:
 
 
 def objects_text(segmented: dict) -> str:
-    """objects.csv: a line for each instance and box."""
+    """objects.csv: a line for each instance and box.
+
+    Not columns of `objects`: that has the shape that training scripts on the Hub take, has no place for instances, and
+    every new number in it would be sent to the Hub with its file.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Object._fields)
