@@ -94,7 +94,7 @@ def summarize(path: str, part: str) -> dict:
 
 def _encoders(path):
     """The `encoder_of` of each image of a file, in its order."""
-    with pq.ParquetFile(path, memory_map=True) as file:
+    with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
         for batch in file.iter_batches(16, columns=["image"], use_threads=False):
             for data in batch["image"].field("bytes"):
                 yield _encoder(data.as_buffer())
