@@ -112,6 +112,32 @@ def test_instances_show_in_the_hubs_viewer(source, tmp_path):
     )
 
 
+# How color-blind people see linear RGB: Machado, Oliveira and Fernandes 2009, severity 1.
+SEEN = {
+    "by most": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def lab(colors, seen):
+    """CIE Lab of colors like "#55bbff"."""
+    rgb = np.array([[int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color in colors])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ np.transpose(seen)
+    xyz = np.clip(linear, 0, 1) @ TO_XYZ.T / [0.9505, 1, 1.089]
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_instances_are_told_apart_by_the_color_blind(seen):
+    colors = lab(["#000000", *hyper_kvasir.INSTANCE_COLORS], SEEN[seen])
+    distances = np.linalg.norm(colors[:, None] - colors[None], axis=2)
+    assert len(colors) == 11 and distances[np.triu_indices(11, 1)].min() >= 22
+
+
 def test_kvasir_segs_split_is_that_of_its_lists(source):
     """Every image is one of Kvasir-SEG's, and in the set that `dataset_card/kvasir_seg.csv` gives."""
     listed = read_kvasir_seg()
