@@ -9,7 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import HfApi
 
-from hyper_kvasir import OFFICIAL_FILES
+from hyper_kvasir import CONFIGS, OFFICIAL_FILES
 from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.repo_routes import CI_IDENTITY
 from scripts.pipeline.hub import PublishError, Repository, State
@@ -110,7 +110,8 @@ def test_its_commands_are_ones_that_there_are(workflow, tmp_path, monkeypatch):
     publish = [word.replace("$REPO_ID", "ns/hyper-kvasir").replace("${VERSION#v}", "1.0.0") for word in publish]
     assert publish[:3] == ["python", "-m", "scripts.publish"]
     args = parse(publish[3:])
-    assert args.build_and_upload and args.version == "1.0.0" and "unlabeled" not in args.config
+    assert args.build_and_upload and args.version == "1.0.0"
+    assert set(args.config) == set(CONFIGS) - {"unlabeled"}
     assert args.source == ["archives"]
 
 
