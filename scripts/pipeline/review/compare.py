@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 from datasets import ClassLabel
 
-from scripts.pipeline.configs import features_of
+from scripts.pipeline.configs import METADATA, features_of
 from scripts.pipeline.console import Progress
 from scripts.pipeline.hub import PublishError, Repository, patiently
 from scripts.pipeline.manifest import FILE, built_manifest, part_of_path
@@ -56,9 +56,9 @@ class Place(NamedTuple):
 class Changes:
     """What differs from another version, by part.
 
-    added, removed: {part: image ids}. changed: {part: [{"id", "columns": [{"name", "before", "after"}], "before",
-    "after"}]}, the last two pictures of `_picture` in the first SIDE_BY_SIDE. columns: {part: sentences on columns that
-    only one version has}.
+    added, removed: {part: image ids}. changed: {part: [{"id", "columns": [{"name", "before", "after"}]}]}, what is seen
+    in pictures first; the first SIDE_BY_SIDE also have "after", of `_picture`, and "before" if that is another one.
+    columns: {part: sentences on columns that only one version has}.
     """
 
     against: str
@@ -120,13 +120,19 @@ def compare(before: Version, after: Version) -> Changes:
         found = [_changed(part, image_id, of_old[image_id].values, of_new[image_id].values) for image_id in both]
         _keep(changes.added, part, sorted(of_new.keys() - of_old.keys()))
         _keep(changes.removed, part, sorted(of_old.keys() - of_new.keys()))
-        _keep(changes.changed, part, [row for row in found if row["columns"]])
+        _keep(changes.changed, part, sorted((row for row in found if row["columns"]), key=lambda row: not _seen(row)))
         _keep(changes.columns, part, _column_sentences(of_old, of_new))
-    shown = [(part, row) for part, rows in changes.changed.items() for row in rows if part != "metadata"]
-    for part, row in shown[:SIDE_BY_SIDE]:
+    changed = [(part, row) for part, rows in changes.changed.items() for row in rows if part != METADATA]
+    for part, row in sorted(changed, key=lambda of: not _seen(of[1]))[:SIDE_BY_SIDE]:
         for name, version, rows in (("before", before, old), ("after", after, new)):
-            row[name] = _picture(version.row(rows[part, row["id"]].path, row["id"]))
+            if name == "after" or _seen(row):
+                row[name] = _picture(version.row(rows[part, row["id"]].path, row["id"]))
     return changes
+
+
+def _seen(row):
+    """Whether a change is seen in a picture of the row."""
+    return any(column["name"] in ("image", "mask", "instances", "objects") for column in row["columns"])
 
 
 def _keep(of, part, some):

@@ -265,7 +265,8 @@
         "div",
         { class: "range", role: "group", "aria-label": this.title },
         element("p", { class: "range-title" }, this.title, this.clear),
-        element("div", { class: "handles" }, this.chart, ...this.handles),
+        this.chart,
+        ...this.handles,
         this.said,
       );
     }
@@ -868,7 +869,11 @@
   large.addEventListener("click", (event) => event.target === large && large.close()); // the ground behind it
   large.addEventListener("close", closed);
   large.addEventListener("keydown", keyInLarge);
-  new ResizeObserver(() => view && (view.fits ? fit() : look(view.x, view.y, view.scale))).observe(stage);
+  new ResizeObserver(() => {
+    if (!view || !stage.clientWidth) return; // it is closed
+    if (view.fits) fit();
+    else look(view.x, view.y, view.scale);
+  }).observe(stage);
   stage.addEventListener("wheel", (event) => {
     event.preventDefault();
     zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.002)), fromMiddle(event));

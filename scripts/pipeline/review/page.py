@@ -142,7 +142,7 @@ class Page:
             "tile": TILE,
             "across": ACROSS,
             "side": SIDE,
-            "folder": quote(store.folder.name),
+            "folder": None if store.held is not None else quote(store.folder.name),
             "findings": [[finding.name, finding.category, finding.tract] for finding in TAXONOMY],
             "problems": naming,
             "parts": [
@@ -232,35 +232,43 @@ _VARIES = re.compile(
 def grouped(problems: list[str], known: set[str]) -> list[dict]:
     """Problems by their kind, in the order in which the kinds come first.
 
-    [{"kind": text, "count", "examples", "rest", "more"}]. An example, and one of the rest, is a list of (text, whether
-    it is an id that the browser can open); it is the image alone, or the file, where that is all that varies. more:
-    how many are left out.
+    [{"kind": the text, with "(image)" and the like for what varies; None for a single problem, "count", "examples",
+    "rest", "more": how many are left out}]. An example, and one of the rest, is a list of (text, whether it is an id
+    that the browser can open); it is the image alone, or the file, where that is all that varies.
     """
     kinds = defaultdict(list)
     for text in problems:
         kinds[_VARIES.sub(lambda found: f"({found.lastgroup})", text)].append(text)
     groups = []
-    for kind, texts in kinds.items():
-        told = [texts[0]] if len(texts) == 1 else [_what_varies(kind, text) for text in texts[:MOST_TOLD]]
-        pieces = [[(piece, piece in known) for piece in UUID.split(text) if piece] for text in told]
+    for texts in kinds.values():
+        kind, told = _told_once(texts)
+        pieces = [[(piece, piece in known) for piece in UUID.split(text) if piece] for text in told[:MOST_TOLD]]
         groups.append(
             {
-                "kind": kind if len(texts) > 1 else None,
+                "kind": kind,
                 "count": len(texts),
                 "examples": pieces[:EXAMPLES],
                 "rest": pieces[EXAMPLES:],
-                "more": len(texts) - len(told),
+                "more": len(texts) - len(pieces),
             }
         )
     return groups
 
 
-def _what_varies(kind, text):
-    found = list(_VARIES.finditer(text))
-    names = [match.lastgroup for match in found]
-    if not set(names) <= {"file", "image"}:
-        return text
-    return next((match[0] for match in found if match.lastgroup == "image"), found[0][0] if found else text)
+def _told_once(texts):
+    """(what texts of a kind have in common, what is left to say of each)"""
+    if len(texts) == 1:
+        return None, texts
+    found = [list(_VARIES.finditer(text)) for text in texts]
+    varying = [i for i, some in enumerate(zip(*found)) if len({match[0] for match in some}) > 1]
+    kind = texts[0]
+    for match in reversed([found[0][i] for i in varying]):
+        kind = f"{kind[: match.start()]}({match.lastgroup}){kind[match.end() :]}"
+    names = [found[0][i].lastgroup for i in varying]
+    if not varying or not {"file", "image"}.issuperset(names):
+        return kind, texts
+    telling = varying[names.index("image") if "image" in names else 0]
+    return kind, [matches[telling][0] for matches in found]
 
 
 # ------------------------------------------------------------------------------------------------------------ counts
