@@ -17,7 +17,7 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from hyper_kvasir import OFFICIAL_FILES, PARTS, TAXONOMY, Expected
+from hyper_kvasir import PARTS, TAXONOMY, Expected
 from scripts.pipeline import leaks
 from scripts.pipeline.card import stored_pairs
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS
@@ -202,16 +202,12 @@ def unknown_sources(manifest: dict, expected: Expected) -> list[str]:
     """
     said = []
     for part, source in manifest["sources"].items():
-        known = {expected.sources.get(name, {}).get("sha256") for name in (source["file"], *_archives(part))} - {None}
-        contents = {expected.segmented_content} - {None} if part == "segmented" else set()
-        if source.get("sha256") in known or source.get("content") in contents or not known | contents:
-            continue
-        said.append(f"{part}: {source['file']} is not the archive whose digest is known; its images may be others.")
+        archives = {file["sha256"] for name, file in expected.sources.items() if f"-{part}-" in name}
+        known = archives | ({expected.segmented_content} - {None} if part == "segmented" else set())
+        if known and not known & {source.get("sha256"), source.get("content")}:
+            text = f"{part}: {source['file']} is not the archive whose digest is known; its images may be others."
+            said.append(text)
     return said
-
-
-def _archives(part):
-    return [file.name for name, file in OFFICIAL_FILES.items() if name == part]
 
 
 # ---------------------------------------------------------------------------------------------------------- problems
