@@ -713,13 +713,13 @@ def test_what_is_alike_is_told_once(visit, folder, tmp_path):
 def test_kinds_of_problems():
     ids = [f"0000000{i}-0000-0000-0000-000000000000" for i in range(3)]
     texts = [f"data/a.parquet: {i} is not a labeled image" for i in ids]
-    texts += ["boxes: 7, expected 8", "boxes: 9, expected 8", "README.md: cannot be read"]
+    texts += ["boxes: 7, expected 8", "fold_2 / fold_0: 9, expected 8", "README.md: cannot be read"]
     groups = grouped(texts, {ids[0]})
     assert [(group["kind"], group["count"]) for group in groups] == [
-        ("data/a.parquet: (image) is not a labeled image", 3), ("boxes: (value), expected 8", 2), (None, 1),
+        ("data/a.parquet: (image) is not a labeled image", 3), ("numbers that are not as expected", 2), (None, 1),
     ]  # fmt: skip
     assert groups[0]["examples"][:2] == [[(ids[0], True)], [(ids[1], False)]]
-    assert groups[1]["examples"][1] == [("boxes: 9, expected 8", False)]
+    assert groups[1]["examples"][1] == [("fold_2 / fold_0: 9, expected 8", False)]
 
 
 @pytest.mark.parametrize("config", ["labeled", "segmented", "unlabeled"])

@@ -90,6 +90,10 @@ def test_a_lost_file(folder, verify):
 @pytest.mark.parametrize("how", ["lost", "cut"])
 def test_a_file_that_cannot_be_read_is_told_once(folder, how, verify):
     """Its rows are missing in many numbers, which say so, and are no problems of their own."""
+    ids = [
+        set(pq.read_table(folder / path, columns=["image_id"])["image_id"].to_pylist()) for path in (LABELED, SEGMENTED)
+    ]
+    assert set.intersection(*ids), "it has images that are segmented, too"
     if how == "lost":
         (folder / LABELED).unlink()
     else:

@@ -221,8 +221,9 @@ def problem_texts(folder: str, result: Verified) -> list[str]:
 
 _VARIES = re.compile(
     rf"(?P<file>data/.*?\.parquet)|(?P<image>{UUID.pattern[1:-1]})|(?P<digest>\b[0-9a-f]{{64}}\b)"
-    r"|(?P<value>'[^']*'|\[[^]]*\]|\d[\d,.]*\b)"
+    r"|(?P<value>'[^']*'|\[[^]]*\]|(?<![\w-])\d[\d,.]*\b)"
 )
+_NUMBER = re.compile(r"[^:]+: [\d,]+, expected [\d,]+")  # as `Verified.listed` has them
 
 
 def grouped(problems: list[str], known: set[str]) -> list[dict]:
@@ -234,7 +235,8 @@ def grouped(problems: list[str], known: set[str]) -> list[dict]:
     """
     kinds = defaultdict(list)
     for text in problems:
-        kinds[_VARIES.sub(lambda found: f"({found.lastgroup})", text)].append(text)
+        of_kind = _VARIES.sub(lambda found: f"({found.lastgroup})", text)
+        kinds["numbers" if _NUMBER.fullmatch(text) else of_kind].append(text)
     groups = []
     for texts in kinds.values():
         kind, told = _told_once(texts)
@@ -255,6 +257,8 @@ def _told_once(texts):
     """(what texts of a kind have in common, what is left to say of each)"""
     if len(texts) == 1:
         return None, texts
+    if _NUMBER.fullmatch(texts[0]):
+        return "numbers that are not as expected", texts
     found = [list(_VARIES.finditer(text)) for text in texts]
     varying = [i for i, some in enumerate(zip(*found)) if len({match[0] for match in some}) > 1]
     kind = texts[0]
