@@ -587,9 +587,13 @@ def large_row():
 
 
 def as_png(pixels, **settings):
+    return {"bytes": png_of(Image.fromarray(pixels), **settings)}
+
+
+def png_of(image, **settings):
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", **settings)
-    return {"bytes": buffer.getvalue()}
+    image.save(buffer, "PNG", **settings)
+    return buffer.getvalue()
 
 
 def test_a_link_to_an_image_opens_it(visit, address, truth):
@@ -691,6 +695,42 @@ def test_damaged_images_are_tiles_that_say_so(visit, folder, tmp_path):
     assert "unreadable" in page.inner_text("#stage") and "✗" in page.inner_text("#large-facts")
     problems = page.inner_text("#problems")
     assert "image file is truncated" in problems and "polyp instances" not in problems
+
+
+def test_rows_without_ids_labels_and_folds_are_shown(visit, folder, tmp_path, unverified):
+    copy = shutil.copytree(folder, tmp_path / "folder")
+    empty = {"image_id": None, "label": None, "fold_2": None}
+    rewrite(copy, FILE, lambda rows: rows[0].update(empty) or rows[1].update(label=99))
+    page = visit(review(copy, tmp_path / "page.html", folder.parent / "expected.json") + BROWSER)
+    assert len(shown_ids(page)) == SEGMENTED + 1  # "no id" is two words
+    page.select_option("#finding", "unknown label 99")
+    open_first(page)
+    assert "unknown label 99" in page.inner_text("#large-facts")
+
+
+def test_segmented_files_may_be_several_and_instances_palettes(visit, folder, tmp_path, unverified, truth):
+    copy = shutil.copytree(folder, tmp_path / "folder")
+    table = pq.read_table(copy / FILE, partitioning=None)
+    rows = table.to_pylist()
+    for row in rows:
+        image = Image.fromarray(pixels(row["instances"]))
+        image.putpalette(bytes(768))
+        row["instances"]["bytes"] = png_of(image)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for name, some in (("validation", rows[40:]), ("train", rows[:40])):
+        path = FILE.replace("00", name)
+        pq.write_table(type(table).from_pylist(some, schema=table.schema), copy / path)
+        manifest["files"][path] = manifest["files"][FILE]
+    del manifest["files"][FILE]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    page = visit(review(copy, tmp_path / "page.html", folder.parent / "expected.json") + BROWSER)
+    assert shown_ids(page) == sorted(truth)
+    numbers = {image_id: str(len(objects["instances"])) for image_id, objects in objects_of(page).items()}
+    assert numbers == {image_id: facts["instances"] for image_id, facts in truth.items()}
+    page.locator(".tile", has_text=rows[50]["image_id"]).scroll_into_view_if_needed()
+    page.locator(".tile", has_text=rows[50]["image_id"]).click()
+    address = page.get_attribute("#stage image", "href")
+    assert base64.b64decode(address.split(",")[1]) == rows[50]["image"]["bytes"]
 
 
 def test_what_is_alike_is_told_once(visit, folder, tmp_path):

@@ -152,7 +152,7 @@ def _rows(version, paths, bar):
     for path in paths:
         part = part_of_path(path)
         try:
-            rows |= {(part, place.values["image_id"]): place for place in _places(path, version.opened(path))}
+            rows |= {(part, str(place.values["image_id"])): place for place in _places(path, version.opened(path))}
         except (OSError, ValueError, LookupError) as error:
             raise ValueError(f"{version.name}: {path} cannot be read, so it is not compared ({error})") from error
         bar.update(1)

@@ -379,7 +379,7 @@
     const [, section, id, text] = location.hash.match(/^#(browser|image-([^&]+))(?:&(.*))?$/) ?? [];
     const filters = history.state?.filters ?? text;
     if (filters !== undefined && filters !== filterText()) setFilters(filters);
-    const row = id && rowOf(decodeURIComponent(id), new URLSearchParams(text).get("in"));
+    const row = id && rowOf(id, new URLSearchParams(text).get("in"));
     if (row !== undefined && row !== "") {
       if (!large.open || row !== current) open(row);
       if (!history.state) remember("replace", row);

@@ -17,12 +17,12 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from hyper_kvasir import PARTS, TAXONOMY, Expected
+from hyper_kvasir import TAXONOMY, Expected
 from scripts.pipeline import leaks
 from scripts.pipeline.card import stored_pairs
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS
 from scripts.pipeline.files import write_file
-from scripts.pipeline.manifest import read_manifest
+from scripts.pipeline.manifest import part_of_path, read_manifest
 from scripts.pipeline.output import BuildError, check_name
 from scripts.pipeline.review.compare import Changes, Version, folder_version
 from scripts.pipeline.review.pictures import ACROSS, SIDE, TILE, Store
@@ -121,7 +121,7 @@ class Page:
             pairs=pairs and {**pairs, "shown": [_pair_view(pair, pictures) for pair in pairs["shown"]]},
             figures=figures(folder),
             shown=shown,
-            unread=[part for part in PARTS if part in manifest["sources"] and part not in shown],
+            unread=sorted({part_of_path(path) for path in manifest["files"]} - {METADATA, *shown}),
             summary=agreement(shown["segmented"].objects) if "segmented" in shown else None,
             match=MATCH,
             data=self._data(shown, store),
@@ -325,7 +325,8 @@ def first_rows(folder: str, manifest: dict) -> dict[int, tuple[str, str]]:
         least = {}
         for _, table in tables(folder, manifest, part, ["image_id", "label"]):
             for image_id, label in zip(table["image_id"].to_pylist(), table["label"].to_pylist()):
-                least[label] = min(image_id, least.get(label, image_id))
+                if image_id is not None:
+                    least[label] = min(image_id, least.get(label, image_id))
         first = {label: (part, image_id) for label, image_id in least.items()} | first
     return first
 

@@ -182,8 +182,8 @@ def look(part: str, rows: list[dict], small: Collection[str]) -> list[Seen]:
 
 
 def _look(part, row, small):
-    scalars = {"id": row["image_id"], **{name: row.get(name) for name in ("label", "fold_2", "fold_5")}}
-    seen = Seen({**scalars, "width": 0, "height": 0})
+    scalars = {name: row.get(name) for name in ("label", "fold_2", "fold_5")}
+    seen = Seen({"id": row["image_id"] or "no id", **scalars, "width": 0, "height": 0})
     try:
         seen = _pictured(part, row, seen, small)
         if part == "segmented":
