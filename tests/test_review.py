@@ -727,8 +727,8 @@ def test_segmented_files_may_be_several_and_instances_palettes(visit, folder, tm
     assert shown_ids(page) == sorted(truth)
     numbers = {image_id: str(len(objects["instances"])) for image_id, objects in objects_of(page).items()}
     assert numbers == {image_id: facts["instances"] for image_id, facts in truth.items()}
-    page.locator(".tile", has_text=rows[50]["image_id"]).scroll_into_view_if_needed()
-    page.locator(".tile", has_text=rows[50]["image_id"]).click()
+    page.evaluate("id => (location.hash = `#image-${id}`)", rows[50]["image_id"])
+    page.locator("#stage image").wait_for()
     address = page.get_attribute("#stage image", "href")
     assert base64.b64decode(address.split(",")[1]) == rows[50]["image"]["bytes"]
 
