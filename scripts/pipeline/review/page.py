@@ -1,6 +1,6 @@
 """The review page of a built folder: one HTML file that holds everything it shows but many pictures.
 
-Top to bottom: the page, its status, problems, counts, samples, pairs, images, figures.
+Top to bottom: the page, its status, counts, samples, pairs, figures.
 """
 
 import base64
@@ -26,14 +26,13 @@ from scripts.pipeline.manifest import part_of_path, read_manifest
 from scripts.pipeline.output import BuildError, check_name
 from scripts.pipeline.review.compare import Changes, Version, folder_version
 from scripts.pipeline.review.pictures import ACROSS, SIDE, TILE, Store
-from scripts.pipeline.review.rows import Chosen, agreement, read_rows, tables
+from scripts.pipeline.review.problems import grouped, problem_texts
+from scripts.pipeline.review.rows import Chosen, agreement, read_rows, spread, tables
 from scripts.pipeline.stats import MATCH
 from scripts.pipeline.verify import UUID, Verified, verify
 
 UNLABELED_SAMPLES = 6
 MOST_PAIRS = 200  # that are shown; all are in leakage.csv
-EXAMPLES = 3  # of a kind of problem, before the fold
-MOST_TOLD = 1_000  # problems of a kind; scripts.verify prints all
 GENERATOR = "scripts.review of hyper-kvasir"  # by which a page of ours is known, and may be replaced
 HERE = Path(__file__).parent
 
@@ -210,67 +209,6 @@ def unknown_sources(manifest: dict, expected: Expected) -> list[str]:
     return said
 
 
-# ---------------------------------------------------------------------------------------------------------- problems
-
-
-def problem_texts(folder: str, result: Verified) -> list[str]:
-    """`Verified.listed`, with paths cut to the folder's name: the page may travel."""
-    above = os.path.join(os.path.dirname(os.path.abspath(folder)), "")
-    return [text.replace(above, "") for text in result.listed()]
-
-
-_VARIES = re.compile(
-    rf"(?P<file>data/.*?\.parquet)|(?P<image>{UUID.pattern[1:-1]})|(?P<digest>\b[0-9a-f]{{64}}\b)"
-    r"|(?P<value>'[^']*'|\[[^]]*\]|(?<![\w-])\d[\d,.]*\b)"
-)
-_NUMBER = re.compile(r"[^:]+: [\d,]+, expected [\d,]+")  # as `Verified.listed` has them
-
-
-def grouped(problems: list[str], known: set[str]) -> list[dict]:
-    """Problems by their kind, in the order in which the kinds come first.
-
-    [{"kind": the text, with "(image)" and the like for what varies; None for a single problem, "count", "examples",
-    "rest", "more": how many are left out}]. An example, and one of the rest, is a list of (text, whether it is an id
-    that the browser can open); it is the image alone, or the file, where that is all that varies.
-    """
-    kinds = defaultdict(list)
-    for text in problems:
-        of_kind = _VARIES.sub(lambda found: f"({found.lastgroup})", text)
-        kinds["numbers" if _NUMBER.fullmatch(text) else of_kind].append(text)
-    groups = []
-    for texts in kinds.values():
-        kind, told = _told_once(texts)
-        pieces = [[(piece, piece in known) for piece in UUID.split(text) if piece] for text in told[:MOST_TOLD]]
-        groups.append(
-            {
-                "kind": kind,
-                "count": len(texts),
-                "examples": pieces[:EXAMPLES],
-                "rest": pieces[EXAMPLES:],
-                "more": len(texts) - len(pieces),
-            }
-        )
-    return groups
-
-
-def _told_once(texts):
-    """(what texts of a kind have in common, what is left to say of each)"""
-    if len(texts) == 1:
-        return None, texts
-    if _NUMBER.fullmatch(texts[0]):
-        return "numbers that are not as expected", texts
-    found = [list(_VARIES.finditer(text)) for text in texts]
-    varying = [i for i, some in enumerate(zip(*found)) if len({match[0] for match in some}) > 1]
-    kind = texts[0]
-    for match in reversed([found[0][i] for i in varying]):
-        kind = f"{kind[: match.start()]}({match.lastgroup}){kind[match.end() :]}"
-    names = [found[0][i].lastgroup for i in varying]
-    if not varying or not {"file", "image"}.issuperset(names):
-        return kind, texts
-    telling = varying[names.index("image") if "image" in names else 0]
-    return kind, [matches[telling][0] for matches in found]
-
-
 # ------------------------------------------------------------------------------------------------------------ counts
 
 
@@ -332,10 +270,10 @@ def first_rows(folder: str, manifest: dict) -> dict[int, tuple[str, str]]:
 
 
 def first_unlabeled(folder: str, manifest: dict) -> list[str]:
-    """The first unlabeled images."""
-    for _, table in tables(folder, manifest, "unlabeled", ["image_id"]):
-        return table["image_id"].to_pylist()[:UNLABELED_SAMPLES]
-    return []
+    """The first unlabeled images of those that are shown."""
+    found = tables(folder, manifest, "unlabeled", ["image_id"])
+    ids = [image_id for _, table in found for image_id in table["image_id"].to_pylist()]
+    return [ids[i] for i in spread(len(ids))[:UNLABELED_SAMPLES]]
 
 
 # ------------------------------------------------------------------------------------------------------------- pairs

@@ -29,14 +29,15 @@ from scripts.pipeline.verify import UNREADABLE
 
 UNLABELED = 1_000  # rows that are shown, spread evenly over the part, unless all are
 TASK = 16  # rows that a worker looks at in one go: a row may have a megabyte
-COLUMNS = ("id", "label", "fold_2", "fold_5", "width", "height", "quality")
+LOOKED_AT = ("image_id", "image", "label", "fold_2", "fold_5", "mask", "instances", "objects")  # columns of files
+COLUMNS = ("id", "label", "fold_2", "fold_5", "width", "height", "quality")  # of the page
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
 
 
 class Chosen(NamedTuple):
-    """Which rows are shown: all, but of the unlabeled ones a sample and those in `named`, unless `every` is true.
+    """Which rows are shown: all, but of the unlabeled ones a sample and those named here, unless `every` is true.
 
     Of those in `small`, (part, image id), a picture of SIDE pixels is given back, too.
     """
@@ -65,10 +66,9 @@ def tables(folder: str, manifest: dict, part: str, columns: list[str]) -> Iterat
             continue
 
 
-def _files(folder, manifest, part, columns=None):
-    """(path, its batches) of each file of a part whose columns have the types that they should have."""
+def _files(folder, manifest, part, columns):
+    """(path, its batches) of each file of a part in which these columns have the types that they should have."""
     features = features_of(part).arrow_schema
-    columns = columns or features.names
     for path in sorted(path for path in manifest["files"] if part_of_path(path) == part):
         try:
             with pq.ParquetFile(os.path.join(folder, path), buffer_size=1 << 20, pre_buffer=False) as file:
@@ -113,17 +113,22 @@ def _chosen_numbers(folder, manifest, part, chosen):
     total = sum(map(len, ids.values()))
     if part != "unlabeled" or chosen.every:
         return {path: range(len(some)) for path, some in ids.items()}, total
-    step = max(total / UNLABELED, 1)
-    spread = {int(step * i) for i in range(min(UNLABELED, total))}
-    numbers, at = {}, itertools.count()
+    numbers, at, wanted = {}, itertools.count(), set(spread(total))
+    named = {*chosen.named, *(image_id for of, image_id in chosen.small if of == part)}
     for path, some in ids.items():
-        numbers[path] = [i for i, image_id in enumerate(some) if next(at) in spread or image_id in chosen.named]
+        numbers[path] = [i for i, image_id in enumerate(some) if next(at) in wanted or image_id in named]
     return numbers, total
+
+
+def spread(total: int) -> list[int]:
+    """Which of `total` unlabeled rows are shown: UNLABELED, spread evenly, or all if there are fewer."""
+    return [i * total // UNLABELED for i in range(UNLABELED)] if total > UNLABELED else list(range(total))
 
 
 def _tasks(folder, manifest, part, numbers):
     """The rows of a part that are shown, some at a time."""
-    for path, batches in _files(folder, manifest, part):
+    columns = [name for name in features_of(part) if name in LOOKED_AT]
+    for path, batches in _files(folder, manifest, part, columns):
         wanted, start = numbers.get(path, ()), 0
         try:
             for batch in batches:
