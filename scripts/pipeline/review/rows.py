@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import re
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from scripts.pipeline.verify import UNREADABLE
 
 UNLABELED = 1_000  # rows that are shown, spread evenly over the part, unless all are
 TASK = 16  # rows that a worker looks at in one go: a row may have a megabyte
+BATCH_BYTES = 8 << 20  # read in one go; of small rows that is many, as pyarrow is slow at small batches of large files
 LOOKED_AT = ("image_id", "image", "label", "fold_2", "fold_5", "mask", "instances", "objects")  # columns of files
 COLUMNS = ("id", "label", "fold_2", "fold_5", "width", "height", "quality")  # of the page
 
@@ -74,7 +76,9 @@ def _files(folder, manifest, part, columns):
             with pq.ParquetFile(os.path.join(folder, path), buffer_size=1 << 20, pre_buffer=False) as file:
                 there = file.schema_arrow
                 if all(name in there.names and there.field(name).type == features.field(name).type for name in columns):
-                    yield path, file.iter_batches(TASK, columns=columns, use_threads=False)
+                    mean = os.path.getsize(os.path.join(folder, path)) // max(file.metadata.num_rows, 1)
+                    size = max(BATCH_BYTES // max(mean, 1), TASK)
+                    yield path, file.iter_batches(size, columns=columns, use_threads=False)
         except (OSError, ValueError):
             continue
 
@@ -132,10 +136,10 @@ def _tasks(folder, manifest, part, numbers):
         wanted, start = numbers.get(path, ()), 0
         try:
             for batch in batches:
-                here = [number - start for number in wanted if start <= number < start + len(batch)]
+                here = [n - start for n in wanted[bisect_left(wanted, start) : bisect_left(wanted, start + len(batch))]]
+                for first in range(0, len(here), TASK):
+                    yield batch.take(here[first : first + TASK]).to_pylist()
                 start += len(batch)
-                if here:
-                    yield batch.take(here).to_pylist()
                 if not wanted or start > wanted[-1]:
                     break
         except (OSError, ValueError):  # among the problems already
