@@ -1,32 +1,68 @@
-"""Writes the review page of a built folder: one HTML file to look through before publishing.
+"""Writes the review page of a built folder, to look through before publishing.
 
     python -m scripts.review dist/hyper-kvasir --to review.html
+    python -m scripts.review dist/hyper-kvasir --to review.html --against ns/hyper-kvasir@v1.0.0
 
 Holds the counts expected and found, every problem that scripts.verify finds, the folder's figures, an image of each
-finding, and a browser of the segmented images with mask, instances and boxes. The page is self-contained: it opens
-from disk, and its content security policy blocks network access. Exits with 0 once the page is written, whatever it
-says.
+finding, and all images: every labeled and segmented one and 1,000 unlabeled ones (with --all, every one), as tiles
+that can be filtered, and in a large view; segmented ones at full resolution, with mask, instances and boxes.
+
+Pictures of more than 20 MB are put into a folder beside the page, review_files/ of review.html: keep the two together.
+The page opens from disk, and its content security policy blocks network access. With --against, rows that were added,
+removed or changed since another version are shown; only files that differ are read. Exits with 0 once the page is
+written, whatever it says.
 """
 
+import functools
 import os
+import re
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 
 from hyper_kvasir import Expected
-from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run
+from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run, say
+from scripts.pipeline.hub import PublishError, Repository, explain, prepare_clients
 from scripts.pipeline.output import BuildError
-from scripts.pipeline.review import write_review
+from scripts.pipeline.review.compare import compare, folder_version, published_version
+from scripts.pipeline.review.page import write_review
+
+PUBLISHED = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
 
 
-@refusing(BuildError, ValueError, OSError)
+@refusing(BuildError, PublishError, ValueError, OSError)
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.review", __doc__)
     parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote")
     parser.add_argument("--to", required=True, metavar="FILE", help="the HTML file to write")
+    parser.add_argument("--all", action="store_true", help="show every unlabeled image, and not 1,000 of them")
+    parser.add_argument(
+        "--against",
+        metavar="DIR or NS/NAME[@REV]",
+        help="compare with another built folder, or with a dataset repository at a tag, branch or commit (main)",
+    )
     add_workers(parser)
     add_expect(parser)
     args = parser.parse_args(arguments)
-    status = write_review(args.folder, Expected.load(args.expect), args.workers, args.to)
-    print(f"wrote {args.to} ({os.path.getsize(args.to) / 1e6:.1f} MB): {status}")
+    expected = Expected.load(args.expect)
+    try:
+        before = version_of(args.against) if args.against else None
+        compared = functools.partial(compare, before) if before else None
+        status, size = write_review(args.folder, expected, args.workers, args.to, every=args.all, compare=compared)
+    except HTTPError as error:
+        say(f"error: {explain(error)}")
+        return 1
+    print(f"wrote {args.to} ({size / 1e6:.1f} MB): {status}")
     return 0
+
+
+def version_of(place: str):
+    """The version that --against names. Raises ValueError for what names none."""
+    published = PUBLISHED.fullmatch(place)
+    if os.path.isdir(place) or not published:
+        return folder_version(place)
+    prepare_clients()
+    return published_version(Repository(HfApi(), published[1]), published[2] or "main")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from scripts.pipeline.console import (
 )
 from scripts.pipeline.hub import PublishError, Repository, explain, prepare_clients
 from scripts.pipeline.published import verify_published
-from scripts.pipeline.verify import verify
+from scripts.pipeline.verify import Check, verify
 
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -50,7 +50,7 @@ def main(arguments=None) -> int:
             return 1
     else:
         result = verify(args.place, expected, args.workers, sources=args.source or ())
-    rows = [(*check, "" if check.expected == check.found else "differs") for check in result.checks]
+    rows = [(check.what, check.expected, check.found, verdict(check)) for check in result.checks]
     print(table(("what", "expected", "found", ""), rows))
     absent = [config for config in VIEWS if config not in result.configs]
     if absent:
@@ -62,6 +62,11 @@ def main(arguments=None) -> int:
         return 1
     print(f"\nall good: {', '.join(result.configs)}")
     return 0
+
+
+def verdict(check: Check) -> str:
+    """What the table says of a number; nothing if it is as expected."""
+    return "some cannot be read" if check.explained else "differs" if check.differs else ""
 
 
 def parse(arguments):

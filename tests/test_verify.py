@@ -88,6 +88,44 @@ def test_a_lost_file(folder, verify):
     assert code == 1 and f"{LABELED}: in manifest.json, but not in the folder" in said.out
 
 
+@pytest.mark.parametrize("how", ["lost", "cut"])
+def test_a_file_that_cannot_be_read_is_told_once(folder, how, verify):
+    """Its rows are missing in many numbers, which say so, and are no problems of their own."""
+    ids = [
+        set(pq.read_table(folder / path, columns=["image_id"])["image_id"].to_pylist()) for path in (LABELED, SEGMENTED)
+    ]
+    assert set.intersection(*ids), "it has images that are segmented, too"
+    if how == "lost":
+        (folder / LABELED).unlink()
+    else:
+        (folder / LABELED).write_bytes((folder / LABELED).read_bytes()[:-100])
+    code, said = verify(folder)
+    table, problems = re.split(r" problems?:\n", said.out)
+    assert code == 1 and LABELED in problems and "some cannot be read" in table and "differs" not in table
+    assert ", expected " not in problems and "is not a labeled image" not in problems
+
+
+def test_what_a_lost_file_does_not_explain_is_told(folder, verify):
+    """A row that is missing in another file, a finding of which there are too many."""
+    (folder / SEGMENTED).unlink()
+    rewrite(folder, LABELED, lambda rows: rows[1:])
+    code, said = verify(folder)
+    assert code == 1 and "labeled / train: 136, expected 137" in said.out
+    assert "polyp instances: " not in said.out and "boxes: " not in said.out
+
+
+@pytest.mark.parametrize("wrong", ["image", "mask", "instances"])
+def test_a_row_that_cannot_be_read_is_told_once(folder, wrong, verify):
+    def cut(rows):
+        rows[0][wrong]["bytes"] = rows[0][wrong]["bytes"][:40]
+
+    rewrite(folder, SEGMENTED, cut)
+    code, said = verify(folder)
+    assert code == 1 and "polyp instances: " not in said.out and "boxes: " not in said.out
+    assert re.search(r"^polyp instances .* some cannot be read$", said.out, re.MULTILINE)
+    assert re.search(r"^boxes +\d+ +\d+$", said.out, re.MULTILINE), "its boxes are counted"
+
+
 def test_a_stray_file(folder, verify):
     shutil.copy(folder / LABELED, folder / "data/labeled/more.parquet")
     code, said = verify(folder)

@@ -51,16 +51,32 @@ MAY_BE_NULL = {  # in other parts, the folds that a split does not list
 # Of metadata and a part.
 COMPARED = ("sha256", "bytes", "width", "height", "label", "category", "tract", "fold_2", "fold_5", *KVASIR_SEG)
 
+MOST_OBJECTS = 255  # that an instance map can number
+
 # What rows and images of any content raise when they are read.
 UNREADABLE = (ValueError, OSError, TypeError, LookupError, SyntaxError, Image.DecompressionBombError)
 
 
 class Check(NamedTuple):
-    """A number of the dataset: what it counts, what it must be, what it is."""
+    """A number of the dataset: what it counts, what it must be, what it is.
+
+    `unread`: how much of it may be in rows that cannot be read, which are a problem of their own.
+    """
 
     what: str
     expected: int
     found: int
+    unread: int = 0
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is not as expected."""
+        return self.found != self.expected
+
+    @property
+    def explained(self) -> bool:
+        """Whether it differs, and the rows that cannot be read are enough of a reason."""
+        return self.found < self.expected <= self.found + self.unread
 
 
 @dataclass
@@ -73,9 +89,12 @@ class Verified:
     complete: bool = True
 
     def listed(self) -> list[str]:
-        """Every problem as a line: what explains many of the others, then numbers that differ, then the rest."""
+        """Every problem as a line: what explains many of the others, then numbers that differ, then the rest.
+
+        Numbers that differ only for the rows that cannot be read are left out: these rows are told.
+        """
         first = [] if self.complete else ["built with --no-verify from an incomplete source; build it with checks on"]
-        differing = [check for check in self.checks if check.expected != check.found]
+        differing = [check for check in self.checks if check.differs and not check.explained]
         return first + [f"{c.what}: {c.found:,}, expected {c.expected:,}" for c in differing] + self.problems
 
 
@@ -90,6 +109,7 @@ class FileContent(NamedTuple):
     problems: list[str]
     lines: list[str] | None = None  # of `row_line`; None where the images were not read
     entry: dict | None = None  # what the footer says of the manifest entry, where it was read
+    uncounted: int = 0  # rows whose instances could not be counted
 
     @classmethod
     def unreadable(cls, sha256: str, problems: list[str]) -> "FileContent":
@@ -120,12 +140,13 @@ def check_contents(manifest: dict, contents: dict[str, FileContent], expected: E
     """Checks the files' contents against the manifest, each other and the expected numbers."""
     for path, content in contents.items():
         _check_entry(path, manifest["files"][path], content, result)
-    _check_ids(contents, result)
+    unread = _unread(manifest, contents)
+    _check_ids(contents, unread, result)
     _check_folds(contents, result)
     _check_kvasir_seg(contents, result)
-    _count(manifest, contents, expected, result)
+    _count(manifest, contents, expected, unread, result)
     _check_views(manifest, contents, result)
-    _check_metadata(contents, result)
+    _check_metadata(contents, unread, result)
     _check_part_digests(manifest, contents, expected, result)
 
 
@@ -187,8 +208,10 @@ def _read_table(data, sha256, path):
         return FileContent.unreadable(sha256, problems)
     if part == METADATA:
         return metadata_content(file, sha256, path)
-    crcs, lines, instances, boxes, digests, sizes = [], [], 0, 0, [], []
+    crcs, lines, instances, boxes, digests, sizes, uncounted = [], [], 0, 0, [], [], 0
     for row in _rows(table):
+        number = None  # of its instances
+        boxes += len(row["objects"]["id"]) if part == "segmented" else 0
         try:
             crcs.append(crc32(row["image"]["bytes"]))
             digests.append(hashlib.sha256(row["image"]["bytes"]).hexdigest())
@@ -197,18 +220,20 @@ def _read_table(data, sha256, path):
             pixels = {}
             if part == "segmented":
                 pixels = _check_masks(row)
-                instances += int(pixels["instances"].max())
-                boxes += _check_boxes(row)
+                number = int(pixels["instances"].max())
+                _check_boxes(row)
             lines.append(row_line(row, pixels))
         except UNREADABLE as error:
             problems.append(f"{path}: {row['image_id']}: {error}")
+        instances += number or 0
+        uncounted += number is None
     try:
         entry = entry_of(file.metadata)
     except ValueError as error:
         entry = {}
         problems.append(f"{path}: {error}")
     columns = {**table.select(scalars).to_pydict(), "sha256": digests, "bytes": sizes}
-    return FileContent(sha256, columns, crcs, instances, boxes, problems, lines, entry)
+    return FileContent(sha256, columns, crcs, instances, boxes, problems, lines, entry, uncounted)
 
 
 def metadata_content(file: pq.ParquetFile, sha256: str, path: str) -> FileContent:
@@ -277,7 +302,7 @@ def _check_masks(row):
 
 
 def _check_boxes(row):
-    """Checks the objects; returns their number."""
+    """Checks the objects."""
     objects = row["objects"]
     if not len(objects["id"]) == len(objects["bbox"]) == len(objects["area"]) == len(objects["category"]) > 0:
         raise ValueError("objects of differing lengths, or none")
@@ -287,7 +312,6 @@ def _check_boxes(row):
         inside = x >= 0 and y >= 0 and x + width <= row["width"] and y + height <= row["height"]
         if not inside or min(width, height) <= 0 or width * height != area:
             raise ValueError(f"box {[x, y, width, height]} of area {area} is out of bounds, empty or miscounted")
-    return len(objects["id"])
 
 
 def _check_entry(path, entry, content, result):
@@ -303,6 +327,16 @@ def _check_entry(path, entry, content, result):
     result.problems += content.problems
 
 
+def _unread(manifest, contents):
+    """{path: rows by the manifest} of the files that are not there or cannot be read."""
+    read = {path for path, content in contents.items() if content.columns["image_id"] or not content.problems}
+    return {path: entry["rows"] for path, entry in manifest["files"].items() if path not in read}
+
+
+def _rows_of(unread, part):
+    return sum(rows for path, rows in unread.items() if part_of_path(path) == part)
+
+
 def _ids(contents, part):
     """{image id: (path, row number)} of a part."""
     return {
@@ -313,7 +347,7 @@ def _ids(contents, part):
     }
 
 
-def _check_ids(contents, result):
+def _check_ids(contents, unread, result):
     """Ids are unique in a part, no labeled one is unlabeled, segmented ones are labeled polyps of equal bytes."""
     for path, content in contents.items():
         if content.columns["image_id"] != sorted(content.columns["image_id"]):
@@ -326,10 +360,11 @@ def _check_ids(contents, result):
     both = set(ids["labeled"]) & set(ids["unlabeled"])
     if both:
         result.problems.append(f"{len(both):,} ids are both labeled and unlabeled, e.g. {min(both)}")
-    for image_id, (path, i) in ids["segmented"].items() if ids["labeled"] else ():
-        if image_id not in ids["labeled"]:
-            result.problems.append(f"{path}: {image_id} is not a labeled image")
-            continue
+    alone = sorted(ids["segmented"].keys() - ids["labeled"].keys()) if ids["labeled"] else []
+    if len(alone) > _rows_of(unread, "labeled"):  # else they may be in what cannot be read
+        result.problems += [f"{ids['segmented'][image_id][0]}: {image_id} is not a labeled image" for image_id in alone]
+    for image_id in sorted(ids["segmented"].keys() & ids["labeled"].keys()):
+        path, i = ids["segmented"][image_id]
         labeled_path, j = ids["labeled"][image_id]
         one, other = contents[path], contents[labeled_path]
         for column in ("label", "fold_2", "fold_5"):
@@ -365,7 +400,7 @@ def _of_parts(contents):
     return {path: content for path, content in contents.items() if part_of_path(path) != METADATA}
 
 
-def _check_metadata(contents, result):
+def _check_metadata(contents, unread, result):
     """The rows of metadata are of the images of the parts that are here, and say of them what their rows do."""
     rows = {
         image_id: {name: values[i] for name, values in content.columns.items()}
@@ -379,6 +414,7 @@ def _check_metadata(contents, result):
         here = _ids(contents, part) if part in of else {}
         missing = [image_id for image_id in here if image_id not in rows or part not in rows[image_id]["parts"]]
         gone = [image_id for image_id, row in rows.items() if part in row["parts"] and here and image_id not in here]
+        gone = gone if len(gone) > _rows_of(unread, part) else []  # else they may be in what cannot be read
         for what, ids in (("have no row", missing), ("are not there", gone)):
             if ids:
                 text = f"{len(ids):,} images of {part} {what} (e.g. {min(ids)}): it was {again}"
@@ -427,31 +463,35 @@ def _check_part_digests(manifest, contents, expected, result):
             result.problems.append(f"{part}: {text} python -m scripts.verify with --source ARCHIVES")
 
 
-def _count(manifest, contents, expected, result):
+def _count(manifest, contents, expected, unread, result):
     """Counts every number of the dataset that the folder's configs hold."""
     checks = result.checks
     for config in result.configs:
         splits = manifest["configs"][config]
         for split, rows in _expected_rows(config, contents, expected).items():
-            paths = matching(splits[split]["files"], contents) if split in splits else []
-            found = sum(len(contents[path].columns["image_id"]) for path in paths)
-            checks.append(Check(f"{config} / {split}", rows, found))
+            pattern = splits[split]["files"] if split in splits else ""
+            found = sum(len(contents[path].columns["image_id"]) for path in matching(pattern, contents))
+            lost = sum(unread[path] for path in matching(pattern, unread))
+            checks.append(Check(f"{config} / {split}", rows, found, lost))
     parts = {VIEWS[config].part for config in result.configs}
     if "labeled" in parts:
-        labels = Counter()
+        labels, lost = Counter(), _rows_of(unread, "labeled")
         for path, content in contents.items():
             if part_of_path(path) == "labeled":
                 labels.update(content.columns.get("label", ()))
         for label, finding in enumerate(TAXONOMY):
-            checks.append(Check(f"finding {finding.name}", expected.findings[finding.name], labels[label]))
+            checks.append(Check(f"finding {finding.name}", expected.findings[finding.name], labels[label], lost))
     if "segmented" in parts:
         of = [content for path, content in contents.items() if part_of_path(path) == "segmented"]
+        lost = _rows_of(unread, "segmented") * MOST_OBJECTS
         if all(content.instances is not None for content in of):
-            checks.append(Check("polyp instances", expected.instances, sum(content.instances for content in of)))
-        checks.append(Check("boxes", expected.boxes, sum(content.boxes for content in of)))
+            found, uncounted = (sum(getattr(content, name) for content in of) for name in ("instances", "uncounted"))
+            checks.append(Check("polyp instances", expected.instances, found, lost + uncounted * MOST_OBJECTS))
+        checks.append(Check("boxes", expected.boxes, sum(content.boxes for content in of), lost))
     if parts - {METADATA} == set(PARTS):
         distinct = len({image_id for content in contents.values() for image_id in content.columns["image_id"]})
-        checks.append(Check("distinct images", expected.labeled + expected.unlabeled, distinct))
+        lost = sum(_rows_of(unread, part) for part in PARTS)
+        checks.append(Check("distinct images", expected.labeled + expected.unlabeled, distinct, lost))
 
 
 def _expected_rows(config, contents, expected):

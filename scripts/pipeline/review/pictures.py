@@ -1,0 +1,178 @@
+"""The pictures of a review page: how they are made small, and where they are kept."""
+
+import base64
+import io
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from scripts.pipeline.output import BuildError
+
+TILE, ACROSS = 96, 10  # pixels of a tile's longer side; a sheet has ACROSS x ACROSS tiles
+SIDE = 400  # pixels of the longer side of a larger picture
+EMBEDDED_BYTES = 20 << 20  # of all pictures: a page of more would open slowly, so they are put into a folder beside it
+# A quicker method makes tiles and pictures a tenth larger; a slower one takes twice the time for a tenth less.
+ENCODING = {"format": "WEBP", "quality": 50, "method": 2}
+
+MARK = ".hyper-kvasir-review"  # in the folder of a page: it is ours, and may be replaced
+_OURS = re.compile(rf"({re.escape(MARK)}|(sheets|pictures)/[a-z0-9-]+\.(webp|jpg))")
+
+
+# ------------------------------------------------------------------------------------------------------------ making
+
+
+def decoded(data: bytes, size: tuple[int, int]) -> Image.Image:
+    """A JPEG in color, at the smallest of libjpeg's scales that has at least the (width, height) `size`.
+
+    Raises ValueError for an image that is damaged.
+    """
+    return Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=size[1], min_width=size[0]))
+
+
+def size_at(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """The (width, height) of a picture with a longer side of `side` pixels, or of its own where that is less.
+
+    Tiles have that of the original image; page.js finds them by the same formula.
+    """
+    scale = min(side / max(size), 1)
+    return tuple(max(int(pixels * scale + 0.5), 1) for pixels in size)
+
+
+def scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A picture of another (width, height)."""
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def encoded(image: Image.Image) -> bytes:
+    """A picture as WebP: at this size JPEG takes about twice the bytes."""
+    buffer = io.BytesIO()
+    image.save(buffer, **ENCODING)
+    return buffer.getvalue()
+
+
+class Sheets:
+    """Tiles of a part, put on sheets that go to `store` once they are full: row by row, from the upper left."""
+
+    def __init__(self, part: str, store: "Store"):
+        self.part, self.store, self.tiles = part, store, 0
+        self._clear()
+
+    def _clear(self):
+        self.sheet = Image.new("RGB", (TILE * ACROSS, TILE * ACROSS))
+
+    def add(self, tile: np.ndarray | None) -> None:
+        """Puts a tile at the upper left of the next place, which stays black for None."""
+        down, across = divmod(self.tiles % ACROSS**2, ACROSS)
+        if tile is not None:
+            self.sheet.paste(Image.fromarray(tile), (across * TILE, down * TILE))
+        self.tiles += 1
+        if self.tiles % ACROSS**2 == 0:
+            self._keep(ACROSS)
+
+    def close(self) -> None:
+        """Keeps the last sheet, as far as it is filled."""
+        rows = -(-(self.tiles % ACROSS**2) // ACROSS)
+        if rows:
+            self._keep(rows)
+
+    def _keep(self, rows):
+        number = (self.tiles - 1) // ACROSS**2
+        sheet = self.sheet.crop((0, 0, TILE * ACROSS, TILE * rows))
+        self.store.add(f"sheets/{self.part}-{number}.webp", encoded(sheet))
+        self._clear()
+
+
+# ----------------------------------------------------------------------------------------------------------- keeping
+
+
+class Store:
+    """Keeps the pictures of the page at `page`: in memory while they are few bytes, else in a folder beside it.
+
+    `with Store(page) as store`: what is not put into its place by `replace` is gone at the end. Raises BuildError where
+    the folder's name is taken by something else. Pictures are not synced to the disk: they can be made again.
+    """
+
+    def __init__(self, page: str):
+        self.page = Path(page)
+        self.folder = self.page.with_name(f"{self.page.stem}_files")
+        self.beside = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.incomplete")
+        self.held: dict[str, bytes] | None = {}  # None once they are in the folder
+        self.bytes = 0
+        for folder in (self.folder, *self._leftovers()):
+            _check_ours(folder)
+
+    def _leftovers(self):
+        """Folders that runs which were killed left behind."""
+        pattern = re.compile(rf"{re.escape(self.folder.name)}\.\d+\.incomplete")
+        return [path for path in self.page.absolute().parent.glob("*.incomplete") if pattern.fullmatch(path.name)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        shutil.rmtree(self.beside, ignore_errors=True)
+
+    def add(self, name: str, data: bytes) -> None:
+        """Keeps a picture, e.g. "sheets/labeled-0.webp"."""
+        self.bytes += len(data)
+        if self.held is None:
+            self._write(name, data)
+            return
+        self.held[name] = data
+        if self.bytes > EMBEDDED_BYTES:
+            self._write(MARK, b"Made by scripts.review of hyper-kvasir, which replaces this folder with its page.\n")
+            for held, picture in self.held.items():
+                self._write(held, picture)
+            self.held = None
+
+    def _write(self, name, data):
+        path = self.beside / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+    @property
+    def embedded(self) -> dict[str, str] | None:
+        """{name: base64} of all pictures where they go into the page; None where they are in the folder."""
+        if self.held is None:
+            return None
+        return {name: base64.b64encode(data).decode() for name, data in self.held.items()}
+
+    @property
+    def bytes_beside(self) -> int:
+        """Bytes of the pictures in the folder."""
+        return 0 if self.held is not None else self.bytes
+
+    def replace(self) -> None:
+        """Puts the folder into its place, and removes those of earlier runs.
+
+        The old page goes first: it never stands beside pictures of another.
+        """
+        for folder in self._leftovers():
+            if folder.name != self.beside.name:
+                shutil.rmtree(folder)
+        if self.folder.exists() or self.held is None:
+            self.page.unlink(missing_ok=True)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        if self.held is None:
+            self.beside.rename(self.folder)
+
+
+def _check_ours(folder):
+    """Refuses a folder that is not of a review page, or in which somebody put something."""
+    if not os.path.lexists(folder):
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise BuildError(f"{folder}: is in the way of the page's pictures; give the page another name, or move it away")
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()]
+    strange = [name for name in files if not _OURS.fullmatch(name)]
+    if strange or (files and MARK not in files):
+        what = f"holds {strange[0]!r}" if strange else f"has no {MARK}"
+        raise BuildError(
+            f"{folder}: {what}, so it is not only of a review page; give the page another name, or move that away"
+        )
