@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from hyper_kvasir import OFFICIAL, TAXONOMY
+from scripts.pipeline import stats
 from scripts.pipeline.manifest import read_manifest
 from scripts.pipeline.review import pictures, rows
 from scripts.pipeline.review.outlines import outline
@@ -22,7 +24,6 @@ from scripts.pipeline.review.page import Page, status_of, unknown_sources
 from scripts.pipeline.review.pictures import MARK, Store
 from scripts.pipeline.review.problems import grouped
 from scripts.pipeline.review.rows import look
-from scripts.pipeline.stats import read_stats
 from scripts.pipeline.verify import Verified
 from scripts.review import main
 from tests.conftest import build, tree
@@ -108,7 +109,8 @@ def open_first(page):
 @pytest.fixture(scope="module")
 def truth(folder):
     """{id: facts} of the segmented rows, found without the code under test: components by scipy, boxes by pixels."""
-    return {row["image_id"]: facts(row) for row in pq.read_table(folder / FILE, partitioning=None).to_pylist()}
+    rows = pq.read_table(folder / "data/segmented", partitioning=None).to_pylist()
+    return {row["image_id"]: facts(row) for row in rows}
 
 
 def facts(row):
@@ -216,10 +218,9 @@ def test_figures_of_the_folder_are_shown_with_the_words_of_the_card(visit, folde
     page = visit((tmp_path / "page.html").as_uri())
     names = [text.split(".")[0] for text in page.locator("#figures figcaption").all_inner_texts()]
     assert names == [
-        "Findings", "Polyps", "Class balance", "Folds", "Objects", "Heat maps", "Agreement", "Sizes", "For the test"
+        "Findings", "Class balance", "Quality", "Polyps", "Objects", "Heat maps", "Unfit", "Sizes", "For the test"
     ]  # fmt: skip
-    assert "framed" not in (caption := page.locator("#figures figcaption").first.inner_text())
-    assert "none is hand-picked" in caption
+    assert "none is hand-picked" in page.locator("#figures figcaption").first.inner_text()
     figure = page.locator("#figures figure", has_text="For the test").locator("img")
     assert figure.get_attribute("alt") == "Bars & <b>numbers</b>"
     assert figure.evaluate("image => image.decode().then(() => image.naturalWidth)") == 40
@@ -351,11 +352,12 @@ def test_ids_are_copied(visit, address, truth):
 
 def test_the_page_and_the_card_count_alike(page, folder, truth):
     """Boxes by their fit and instances without a box, in the page, its rows, and the card."""
-    summary = read_stats(str(folder))[FILE]
+    segmented = stats.by_part(stats.read_stats(str(folder)))["segmented"]
     said = page.locator("#agreeing b").all_inner_texts()
-    fits = summary["boxes_by_fit"]
+    fits = Counter(box.fit for box in stats.objects_of(segmented, stats.BOX))
+    unboxed = sum(thing.match is None for thing in stats.objects_of(segmented, stats.INSTANCE))
     disagreeing = [facts for facts in truth.values() if disagree(facts)]
-    wanted = [fits["matched"], fits["stretched"], fits["unmatched"], summary["unboxed"], len(disagreeing)]
+    wanted = [fits["matched"], fits["stretched"], fits["unmatched"], unboxed, len(disagreeing)]
     assert [int(number) for number in said] == wanted and min(wanted) > 0
     boxes = [box["fit"] for objects in objects_of(page).values() for box in objects["boxes"]]
     assert {kind: boxes.count(kind) for kind in fits} == fits
@@ -675,7 +677,8 @@ def test_a_broken_folder_is_shown_as_far_as_it_goes(visit, folder, tmp_path):
 
 def test_a_file_that_cannot_be_read_leaves_the_rest(visit, folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "cut")
-    (copy / FILE).write_bytes((copy / FILE).read_bytes()[:1000])
+    for path in (copy / "data/segmented").iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
     page = visit(review(copy, tmp_path / "page.html", folder.parent / "expected.json"))
     assert "segmented cannot be read" in page.inner_text("#browser")
     assert page.locator("#samples img").count() == 23 + 6
@@ -709,31 +712,6 @@ def test_rows_without_ids_labels_and_folds_are_shown(visit, folder, tmp_path, un
     assert "unknown label 99" in page.inner_text("#large-facts")
 
 
-def test_segmented_files_may_be_several_and_instances_palettes(visit, folder, tmp_path, unverified, truth):
-    copy = shutil.copytree(folder, tmp_path / "folder")
-    table = pq.read_table(copy / FILE, partitioning=None)
-    rows = table.to_pylist()
-    for row in rows:
-        image = Image.fromarray(pixels(row["instances"]))
-        image.putpalette(bytes(768))
-        row["instances"]["bytes"] = png_of(image)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    for name, some in (("validation", rows[40:]), ("train", rows[:40])):
-        path = FILE.replace("00", name)
-        pq.write_table(type(table).from_pylist(some, schema=table.schema), copy / path)
-        manifest["files"][path] = manifest["files"][FILE]
-    del manifest["files"][FILE]
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    page = visit(review(copy, tmp_path / "page.html", folder.parent / "expected.json") + BROWSER)
-    assert shown_ids(page) == sorted(truth)
-    numbers = {image_id: str(len(objects["instances"])) for image_id, objects in objects_of(page).items()}
-    assert numbers == {image_id: facts["instances"] for image_id, facts in truth.items()}
-    page.evaluate("id => (location.hash = `#image-${id}`)", rows[50]["image_id"])
-    page.locator("#stage image").wait_for()
-    address = page.get_attribute("#stage image", "href")
-    assert base64.b64decode(address.split(",")[1]) == rows[50]["image"]["bytes"]
-
-
 def test_what_is_alike_is_told_once(visit, folder, tmp_path):
     """Of one kind, the kind with its count, some examples, the rest folded; ids lead to their images."""
     copy = shutil.copytree(folder, tmp_path / "folder")
@@ -742,7 +720,8 @@ def test_what_is_alike_is_told_once(visit, folder, tmp_path):
     page = visit(review(copy, tmp_path / "page.html", folder.parent / "expected.json"))
     kinds = page.locator("#problems .problems > li")
     kind = kinds.filter(has_text="image path")
-    assert kind.count() == 1 and kind.locator("b").inner_text() == f"{SEGMENTED} ×"
+    rows = pq.read_metadata(folder / FILE).num_rows
+    assert kind.count() == 1 and kind.locator("b").inner_text() == f"{rows} ×"
     assert kind.locator("li:visible").count() == 3 and f"{SEGMENTED - 3} more" in kind.inner_text()
     kind.locator("summary").click()
     links = kind.locator("li:visible a")

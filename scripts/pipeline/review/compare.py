@@ -19,7 +19,7 @@ from scripts.pipeline.configs import METADATA, features_of
 from scripts.pipeline.console import Progress
 from scripts.pipeline.hub import PublishError, Repository, patiently
 from scripts.pipeline.manifest import FILE, built_manifest, part_of_path
-from scripts.pipeline.parquet import find_row
+from scripts.pipeline.parquet import find_rows
 from scripts.pipeline.published import parse_at
 from scripts.pipeline.review.pictures import SIDE, decoded, encoded, scaled, size_at
 from scripts.pipeline.review.rows import annotation, pixels
@@ -85,7 +85,7 @@ def folder_version(folder: str, name: str | None = None) -> Version:
         return os.path.join(folder, path)
 
     def row(path, image_id):
-        return find_row([opened(path)], image_id)
+        return find_rows([opened(path)], [image_id])[image_id]
 
     return Version(name or os.path.basename(folder), built_manifest(folder), opened, row)
 
@@ -100,7 +100,8 @@ def published_version(repository: Repository, revision: str) -> Version:
         return io.BytesIO(repository.read_large(path, commit))
 
     def row(path, image_id):
-        return patiently(f"reading a row of {path}", lambda: find_row([repository.open(path, commit)], image_id))
+        found = patiently(f"reading a row of {path}", lambda: find_rows([repository.open(path, commit)], [image_id]))
+        return found[image_id]
 
     return Version(where, parse_at(repository, commit, f"{where}/{FILE}"), opened, row)
 
