@@ -343,6 +343,7 @@ def figures(folder: str) -> list[dict]:
         data = base64.b64encode(files[name].read_bytes()).decode()
         address = f"data:image/{PICTURES[files[name].suffix]};base64,{data}"
         title = files[name].stem.replace("_", " ").replace("-", " ")
+        caption = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", caption)  # its links are into the card
         pictures.append({"name": title, "alt": alt, "caption": caption, "address": address})
     return pictures
 
