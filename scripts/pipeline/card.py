@@ -152,7 +152,8 @@ def update_card(
     if not stale(folder, manifest, repo_id):
         return manifest, []
     old = manifest.get("card", {}).get("files", {})
-    summaries = stats.collect(folder, manifest, stats.read_stats(folder))
+    as_written = _sha256(Path(folder, stats.FILE)) == old.get(stats.FILE, {}).get("sha256")
+    summaries = stats.collect(folder, manifest, stats.read_stats(folder) if as_written else {})
     pairs = stored_pairs(manifest, partial(os.path.join, folder))
     manifest, files = make_card(manifest, summaries, folder_examples(folder, summaries), repo_id, pairs=pairs)
     removed = [path for path in sorted(set(old) - set(files)) if Path(folder, path).exists()]
