@@ -162,7 +162,7 @@ def _rows(version, paths, bar):
 
 def _places(path, file):
     """The rows of a Parquet file."""
-    with pq.ParquetFile(file, memory_map=True) as parquet:
+    with pq.ParquetFile(file, memory_map=True, pre_buffer=False) as parquet:
         names = tuple(parquet.schema_arrow.names)
         for batch in parquet.iter_batches(BATCH, use_threads=False):
             for row in batch.to_pylist():

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import jinja2
+import pyarrow as pa
 from markupsafe import Markup
 
 from hyper_kvasir import TAXONOMY, Expected
@@ -64,6 +65,7 @@ def write_review(
         raise BuildError(f"{to}: is there, and is no review page; give another name, or move that file away")
     with Store(to) as store:
         result = verify(folder, expected, workers)
+        pa.default_memory_pool().release_unused()  # what it streamed
         changes = compare(folder_version(folder)) if compare else None
         page = Page(folder, result, expected, changes)
         text = page.text(store, workers, every=every).encode()
@@ -141,7 +143,7 @@ class Page:
             "tile": TILE,
             "across": ACROSS,
             "side": SIDE,
-            "folder": None if store.held is not None else quote(store.folder.name),
+            "folder": None if store.is_embedded else quote(store.folder.name),
             "findings": [[finding.name, finding.category, finding.tract] for finding in TAXONOMY],
             "problems": naming,
             "parts": [

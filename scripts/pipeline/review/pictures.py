@@ -91,7 +91,7 @@ class Sheets:
 
 
 class Store:
-    """Keeps the pictures of the page at `page`: in memory while they are few bytes, else in a folder beside it.
+    """Keeps the pictures of the page at `page` in a folder beside it; if they are few bytes, they are for the page.
 
     `with Store(page) as store`: what is not put into its place by `replace` is gone at the end. Raises BuildError where
     the folder's name is taken by something else. Pictures are not synced to the disk: they can be made again.
@@ -101,7 +101,6 @@ class Store:
         self.page = Path(page)
         self.folder = self.page.with_name(f"{self.page.stem}_files")
         self.beside = self.folder.with_name(f"{self.folder.name}.{os.getpid()}.incomplete")
-        self.held: dict[str, bytes] | None = {}  # None once they are in the folder
         self.bytes = 0
         for folder in (self.folder, *self._leftovers()):
             _check_ours(folder)
@@ -119,16 +118,10 @@ class Store:
 
     def add(self, name: str, data: bytes) -> None:
         """Keeps a picture, e.g. "sheets/labeled-0.webp"."""
-        self.bytes += len(data)
-        if self.held is None:
-            self._write(name, data)
-            return
-        self.held[name] = data
-        if self.bytes > EMBEDDED_BYTES:
+        if not self.bytes:
             self._write(MARK, b"Made by scripts.review of hyper-kvasir, which replaces this folder with its page.\n")
-            for held, picture in self.held.items():
-                self._write(held, picture)
-            self.held = None
+        self.bytes += len(data)
+        self._write(name, data)
 
     def _write(self, name, data):
         path = self.beside / name
@@ -136,16 +129,24 @@ class Store:
         path.write_bytes(data)
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether all pictures go into the page."""
+        return self.bytes <= EMBEDDED_BYTES
+
+    @property
     def embedded(self) -> dict[str, str] | None:
-        """{name: base64} of all pictures where they go into the page; None where they are in the folder."""
-        if self.held is None:
+        """{name: base64} of all pictures where they go into the page; None where they stay in the folder."""
+        if not self.is_embedded:
             return None
-        return {name: base64.b64encode(data).decode() for name, data in self.held.items()}
+        files = sorted(path for path in self.beside.glob("*/*"))
+        return {
+            path.relative_to(self.beside).as_posix(): base64.b64encode(path.read_bytes()).decode() for path in files
+        }
 
     @property
     def bytes_beside(self) -> int:
         """Bytes of the pictures in the folder."""
-        return 0 if self.held is not None else self.bytes
+        return 0 if self.is_embedded else self.bytes
 
     def replace(self) -> None:
         """Puts the folder into its place, and removes those of earlier runs.
@@ -155,11 +156,11 @@ class Store:
         for folder in self._leftovers():
             if folder.name != self.beside.name:
                 shutil.rmtree(folder)
-        if self.folder.exists() or self.held is None:
+        if self.folder.exists() or not self.is_embedded:
             self.page.unlink(missing_ok=True)
         if self.folder.exists():
             shutil.rmtree(self.folder)
-        if self.held is None:
+        if not self.is_embedded:
             self.beside.rename(self.folder)
 
 

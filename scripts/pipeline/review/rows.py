@@ -74,7 +74,7 @@ def _files(folder, manifest, part, columns):
     features = features_of(part).arrow_schema
     for path in sorted(path for path in manifest["files"] if part_of_path(path) == part):
         try:
-            with pq.ParquetFile(os.path.join(folder, path), memory_map=True) as file:
+            with pq.ParquetFile(os.path.join(folder, path), memory_map=True, pre_buffer=False) as file:
                 there = file.schema_arrow
                 if all(name in there.names and there.field(name).type == features.field(name).type for name in columns):
                     mean = os.path.getsize(os.path.join(folder, path)) // max(file.metadata.num_rows, 1)
