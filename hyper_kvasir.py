@@ -1257,7 +1257,9 @@ class Part(NamedTuple):
         return found
 
     def shards(self) -> List["Shard"]:
-        """Its rows cut into shards: by cell of tract x category x fold, then by the leading bits of the image id.
+        """Its rows cut into shards: by cell, then by the leading bits of the image id.
+
+        A cell is of a tract, category and fold; of segmented images, of a set of Kvasir-SEG.
 
         The number of id ranges is the smallest power of two that keeps every shard of a cell under SHARD_BYTES. So a
         new image touches one file, unless it takes that over SHARD_BYTES: then its cell is cut anew.

@@ -24,8 +24,8 @@ OBJECT_FACTS = (
     "- Boxes that match no instance to within 2 pixels at each edge: 28 (stretched to the upper left corner: 20; "
     "otherwise off: 8).",
     "1,043 of 1,071 do",
-    "Of the others, 20 are stretched to the upper left corner of the image, and 8 are off otherwise.",
-    "- **28 of 1,071 boxes fit no polyp of the mask**; 20 are stretched to the upper left corner.",
+    "Of the others, 20 reach to the upper left corner of the image, and 8 are off otherwise.",
+    "- **28 of 1,071 boxes are off by more than 2 pixels**: 20 to the upper left corner (IoU ",
     "- Segmented images that are JPEG files of quality 75 with a JFIF marker: 982.",
 )
 

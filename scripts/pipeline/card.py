@@ -40,7 +40,12 @@ TEXTS = PROJECT / "dataset_card"
 PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication knows it
 COMMON_SIZES = 5  # of each part, named in the card
 ENCODERS = 4  # kinds of JPEG files, named in the card
-FEW = 20  # images of a finding, fewer of which say nothing about its files
+FEW = leaks.FEW  # images of a finding, fewer of which say nothing about its files
+TOLD = {
+    "fold_5": "fold_5",
+    "fold_2": "fold_2",
+    "kvasir_seg": "kvasir_seg_set",
+}  # whose leaks are told first, if it is there
 SHORTCUT = 0.5  # by how much more common a kind of file is among a finding than among all others, to be told
 NO_TEXTS = (".png", ".jpg", ".json", ".csv")  # made by this project alone: nobody edits them
 EDITED = ".edited-"  # after the name of a text that was edited by hand, and before a number
@@ -277,7 +282,7 @@ def _templates():
     environment.filters |= {
         "n": lambda number: f"{number:,}",
         "size": _in_bytes,
-        "percent": _in_percent,
+        "percent": stats.in_percent,
         "words": _in_words,
         "figure": _in_markdown,
     }
@@ -290,13 +295,6 @@ def _in_bytes(number):
         if number < 1000 or unit == "GB":
             return f"{number:,.1f} {unit}" if unit != "bytes" else f"{number:,} bytes"
         number /= 1000
-
-
-def _in_percent(share):
-    """A share with a digit after the point, or one other than 0, e.g. "10.4%", "0.001%"."""
-    percent = 100 * share
-    digits = 1 if percent >= 0.1 or not percent else 1 - int(np.floor(np.log10(percent)) + 1)
-    return f"{percent:.{digits}f}%"
 
 
 def _in_words(texts):
@@ -406,7 +404,7 @@ def _context(manifest, parts, drawn, examples, *, repo_id, commit):
         "homepage": HOMEPAGE,
         "citation": CITATION,
         "complete": manifest["complete"],
-        "official": manifest["complete"] and not differences and not others,
+        "official": manifest["complete"] and not differences and set(sources) <= set(proven),
         "others": others,
         "proven": proven,
         "differences": differences,
@@ -425,7 +423,7 @@ def _context(manifest, parts, drawn, examples, *, repo_id, commit):
         "shared": len(set(labeled["polyps"]) & set(segmented["polyps"])) if labeled and segmented else 0,
         "shortcut": _shortcut(labeled["encoders"]) if labeled else None,
         "unlike": _unlike(segmented["encoders"], labeled["encoders"] if labeled else []) if segmented else None,
-        "leaks": _leaks_context(parts[METADATA]) if METADATA in parts else None,
+        "leaks": _leaks_context(parts[METADATA], list(manifest["configs"])) if METADATA in parts else None,
         "figures": dict.fromkeys(FIGURES) | {figure.name: figure for figure in drawn},
         "spellings": [(finding.name, finding.spellings[0]) for finding in TAXONOMY if finding.spellings],
         "claims": _claims(metadata["claims"], parts, proven),
@@ -635,8 +633,22 @@ def _segmented_context(segmented):
         "overlap": float(np.median([box.iou for box in objects["boxes"]] or [0])),
         "densest": {name: stats.densest(segmented, name) for name in ("mask_map", "box_map")},
         "match": stats.MATCH,
+        "off": _off(segmented),
+        "shown": stats.MOST_UNFIT,
         "encoders": [dict(zip(("jfif", "quality", "images"), encoder)) for _, *encoder in encoders[:ENCODERS]],
     }
+
+
+def _off(segmented):
+    """The boxes that match nothing, by how they do not: [{"number", "how", "range" of their IoU, in words}]"""
+    ways = {stats.STRETCHED: "to the upper left corner", stats.UNMATCHED: "otherwise"}
+    found = []
+    for fit, how in ways.items():
+        ious = [box.iou for box in stats.unfit_boxes(segmented) if box.fit == fit]
+        if ious:
+            some = f"{min(ious):.2f}" if len(ious) == 1 else f"{min(ious):.2f} to {max(ious):.2f}"
+            found.append({"number": len(ious), "how": how, "range": some})
+    return found
 
 
 def _sizes_context(name, objects, images):
@@ -647,7 +659,7 @@ def _sizes_context(name, objects, images):
     return {"name": name.capitalize(), "number": len(objects), "in_an_image": len(objects) / images, **sizes}
 
 
-def _leaks_context(metadata):
+def _leaks_context(metadata, configs):
     """What the pairs of images in `metadata` say, with what is 0 or unknown left out."""
     sides, splits = {}, {}
     for split, side, images in metadata["sides"]:
@@ -666,7 +678,8 @@ def _leaks_context(metadata):
     ious = metadata["mask_ious"]
     return {
         "names": leaks.SPLITS,
-        "told": next((split for split in ("fold_5", "kvasir_seg_set") if split in splits), None),
+        "told": next((split for config, split in TOLD.items() if config in configs and split in splits), None),
+        "leaking": {split: sum(numbers["across"] for numbers in kinds.values()) for split, kinds in splits.items()},
         "rows": metadata["rows"],
         "groups": groups,
         "splits": splits,

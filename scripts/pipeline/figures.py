@@ -31,8 +31,10 @@ from scripts.pipeline.leaks import is_across, place_of
 from scripts.pipeline.stats import (
     BOX,
     INSTANCE,
+    MOST_UNFIT,
     Examples,
     densest,
+    in_percent,
     label_counts,
     object_examples,
     objects_of,
@@ -42,13 +44,10 @@ from scripts.pipeline.stats import (
 
 WIDTH, DPI = 6.4, 220  # inches, pixels an inch: 1408 pixels, twice 704
 SMALL, TEXT = 13.5, 14.5  # points of text; 13.5 are 9.1 pixels on a figure that is 312 pixels wide
-# Pixels of the longer side of a photograph that is drawn: so few that dates and times burned into it cannot be read,
-# which a figure need not spread.
-PHOTO_SIDE = 256
+PHOTO_SIDE = 256  # pixels of the longer side of a photograph that is drawn: of more, burned-in text could be read
 TEXT_SHARE = 0.33  # of an image's width, from the left: burned-in text lies there
 FRAMES, SCENES = 4, 2  # pairs of one frame, and of one scene, that are shown
 SLIVER = 0.03  # of the image's longer side: narrower boxes have a ring around them
-MOST_UNFIT = 28  # boxes shown that match no instance; there are as many in the official data
 
 BLUE, GREEN, VERMILION, PURPLE = "#0072B2", "#00825F", "#C85400", "#A8527F"  # the last three darkened, for contrast
 BOX_COLOR, MASK_COLOR = "#E69F00", "#56B4E9"  # on photographs, over a dark line
@@ -111,7 +110,9 @@ def _drawings(parts, examples, pairs):
     yield sizes({part: summary for part, summary in parts.items() if part != METADATA} or parts)
     if "segmented" in parts:
         segmented = parts["segmented"]
-        yield from (polyps(segmented, examples), objects(segmented), heat_maps(segmented))
+        if object_examples(segmented):
+            yield polyps(segmented, examples)
+        yield from (objects(segmented), heat_maps(segmented))
         if unfit_boxes(segmented):
             yield unfit(segmented, examples)
     shown = shown_pairs(pairs) if "segmented" in parts else []
@@ -154,6 +155,18 @@ def _picture(row, column):
     return Image.open(io.BytesIO(row[column]["bytes"]))
 
 
+def _photo(row):
+    """A photograph of at most PHOTO_SIDE pixels, the left, where dates and times are burned in, blurred.
+
+    They can link images of one patient: a figure need not spread them.
+    """
+    photo = _picture(row, "image").convert("RGB")
+    photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
+    left = photo.crop((0, 0, max(1, round(TEXT_SHARE * photo.width)), photo.height))
+    photo.paste(left.filter(ImageFilter.GaussianBlur(photo.width / 60)), (0, 0))
+    return photo
+
+
 def _square(image, side):
     """An image on a black square of `side` pixels, as the endoscope's own border is black."""
     scale = side / max(image.size)
@@ -172,7 +185,7 @@ def _strip(rows, number, side):
     """Photographs side by side, with room for `number`, each on a square of `side` pixels."""
     strip = Image.new("RGB", (number * side, side), "white")
     for i, row in enumerate(rows):
-        strip.paste(_square(_picture(row, "image"), side), (i * side, 0))
+        strip.paste(_square(_photo(row), side), (i * side, 0))
     return strip
 
 
@@ -269,17 +282,18 @@ def unfit(segmented: dict, examples: Examples) -> Drawing:
         axis.set_title(f"IoU {box.iou:.2f}", loc="center", fontsize=SMALL, fontweight="normal")
     for axis in canvas.axes[len(boxes) :]:
         axis.set_axis_off()
-    alt = f"{len(boxes)} polyp images, each with a box that matches no instance of its mask, and the IoU of the two"
+    images = len({box.image_id for box in boxes})
+    alt = (
+        f"{len(boxes)} boxes that match no instance, on {images} polyp images with the outline of the mask and the IoU"
+    )
     return Drawing("unfit", "jpg", alt, canvas)
 
 
 def _small(row):
     """(photo, height x width x 3; instance map; pixels of the image to one of these) of a segmented row."""
-    photo = _picture(row, "image")
-    width = photo.width
-    photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
-    instances = _picture(row, "instances").resize(photo.size, Image.Resampling.NEAREST)
-    return np.asarray(photo.convert("RGB")), np.asarray(instances), width / photo.width
+    photo, instances = _photo(row), _picture(row, "instances")
+    small = instances.resize(photo.size, Image.Resampling.NEAREST)
+    return np.asarray(photo), np.asarray(small), instances.width / photo.width
 
 
 def _show(axis, pixels, size):
@@ -335,8 +349,7 @@ def leaking_pairs(shown: list[dict], examples: Examples) -> Drawing:
     for pair, block in zip(shown, canvas.subfigures(lines, 2, squeeze=False, wspace=0.06).flat):
         block.suptitle(pair["kind"].replace("_", " ").capitalize(), fontweight="bold", fontsize=SMALL)
         for axis, end in zip(block.subplots(1, 2), ("one", "other")):
-            photo = _picture(rows[pair[end]["image_id"]], "image").convert("RGB")
-            axis.imshow(_square(_without_text(photo), PHOTO_SIDE // 2))
+            axis.imshow(_square(_photo(rows[pair[end]["image_id"]]), PHOTO_SIDE))
             axis.set_title(pair[end]["kvasir_seg_set"] or "", fontsize=SMALL, fontweight="normal", loc="center")
             axis.set_axis_off()
     numbers = [(sum(pair["kind"] == kind for pair in shown), kind.replace("_", " ")) for kind in KINDS]
@@ -344,14 +357,6 @@ def leaking_pairs(shown: list[dict], examples: Examples) -> Drawing:
     return Drawing(
         "pairs", "jpg", f"Pairs of polyp images side by side, with their sets in Kvasir-SEG: {count}", canvas
     )
-
-
-def _without_text(photo):
-    """A photograph with the left, where dates and times are burned in, blurred: a figure need not spread them."""
-    photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
-    left = photo.crop((0, 0, round(TEXT_SHARE * photo.width), photo.height))
-    photo.paste(left.filter(ImageFilter.GaussianBlur(photo.width / 50)), (0, 0))
-    return photo
 
 
 def _tint(pixels, where, color):
@@ -461,10 +466,10 @@ def sizes(parts: dict) -> Drawing:
     (left, right), (low, high) = ((ranges[:, i].min(), ranges[:, i + 1].max()) for i in (0, 2))
     shape = 0.5  # of a panel; pixels are as wide as high
     across = 1.2 * max(right - left, (high - low) / shape, 200)
-    limits = [
-        ((least + most - span) / 2, (least + most + span) / 2)
-        for least, most, span in ((left, right, across), (low, high, shape * across))
+    starts = [
+        max((least + most - span) / 2, 0) for least, most, span in ((left, right, across), (low, high, shape * across))
     ]
+    limits = [(start, start + span) for start, span in zip(starts, (across, shape * across))]
     canvas = _canvas(3.2 * len(parts) + 0.4)
     axes = canvas.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
     most = max(images for summary in parts.values() for _, _, images in summary["sizes"])
@@ -498,14 +503,16 @@ def objects(segmented: dict) -> Drawing:
         axis.hist(some, bins, color=color)
         median = float(np.median(some)) if len(some) else 1
         axis.axvline(median, color=INK, linestyle="--", linewidth=1.4)
-        axis.annotate(f"median {median:.1%} ", (median, 1), xycoords=("data", "axes fraction"), ha="right", va="top")
+        side = "right" if np.log(median) > np.log(bins[0]) / 2 else "left"  # where there is more room
+        place = {"xycoords": ("data", "axes fraction"), "ha": side, "va": "top"}
+        axis.annotate(f" median {in_percent(median)} ", (median, 1), **place)
         axis.set_title(f"{len(some):,} {'instances' if kind == INSTANCE else 'boxes'}")
         axis.set_ylabel("number")
         axis.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes[1].set(xscale="log", xlim=(bins[0], 1), xlabel="share of the image (logarithmic)")
     axes[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     axes[1].xaxis.set_minor_locator(NullLocator())
-    medians = {kind: f"{np.median(some):.1%}" if len(some) else "none" for kind, some in shares.items()}
+    medians = {kind: in_percent(float(np.median(some))) if len(some) else "none" for kind, some in shares.items()}
     alt = (
         f"Histograms of the share of the image that {len(shares[INSTANCE]):,} polyp instances (median "
         f"{medians[INSTANCE]}) and {len(shares[BOX]):,} boxes (median {medians[BOX]}) take"

@@ -35,7 +35,8 @@ FINDING_EXAMPLES = 3  # images of each finding shown on the card
 OBJECT_EXAMPLES = {"one": 2, "several": 2}  # segmented images shown there, beside the most stretched one
 INSTANCE, BOX = "instance", "box"  # the kinds of objects
 
-POLYPS = [finding.name for finding in TAXONOMY].index("polyps")
+POLYPS = [finding.name for finding in TAXONOMY].index("polyps")  # a name less of hyper_kvasir to import
+MOST_UNFIT = 28  # boxes that match nothing, of which the card has a picture; there are as many in the official data
 
 HEADER = 4096  # bytes
 
@@ -63,7 +64,8 @@ def summarize(path: str, part: str) -> dict:
      metadata
      what `leaks.count` gives}
 
-    Of labeled images the headers are read, of segmented ones all but the pixels of the photograph.
+    A file of labeled or segmented images is read whole, though of a photograph only the header counts: one that is on
+    the Hub is downloaded, where its summary is missing or of another SCHEMA.
     """
     if part == METADATA:
         rows = leaks.read_rows(path)
@@ -366,6 +368,13 @@ def objects_text(segmented: dict) -> str:
     writer.writerow(Object._fields)
     writer.writerows(segmented["objects"])
     return text.getvalue()
+
+
+def in_percent(share: float) -> str:
+    """A share with a digit after the point, or one other than 0, e.g. "10.4%", "0.001%"."""
+    percent = 100 * share
+    digits = 1 if percent >= 0.1 or not percent else 1 - int(np.floor(np.log10(percent)) + 1)
+    return f"{percent:.{digits}f}%"
 
 
 def densest(segmented: dict, of: str) -> float:

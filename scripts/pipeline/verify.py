@@ -51,7 +51,7 @@ MAY_BE_NULL = {  # in other parts, the folds that a split does not list
 # Of metadata and a part.
 COMPARED = ("sha256", "bytes", "width", "height", "label", "category", "tract", "fold_2", "fold_5", *KVASIR_SEG)
 
-MOST_OBJECTS = 255  # that an instance map can number
+MOST_OBJECTS = 10  # of an official image
 
 # What rows and images of any content raise when they are read.
 UNREADABLE = (ValueError, OSError, TypeError, LookupError, SyntaxError, Image.DecompressionBombError)
@@ -290,7 +290,7 @@ def _check_masks(row):
             if (image.mode, image.size) != (mode, size):
                 raise ValueError(f"{name} of mode {image.mode} and {image.size} pixels, expected {mode} and {size}")
             pixels[name] = np.asarray(image)
-            palette = image.getpalette()
+            palette = image.getpalette()  # in the end that of the instances
     if not set(np.unique(pixels["mask"])) <= {0, 255} or not pixels["mask"].any():
         raise ValueError("mask is empty or has values other than 0 and 255")
     wanted = instance_map(pixels["mask"] > 0)
