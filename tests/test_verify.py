@@ -249,6 +249,14 @@ def other_colors(rows):
     rows[0]["instances"]["bytes"] = encoded(image)
 
 
+def unknown_to_kvasir_seg(rows):
+    """Of another id, with a name all the same."""
+    row = rows[-1]
+    row["image_id"], row["kvasir_seg_id"] = "ffffffff-0000-4000-8000-000000000000", "cju0"
+    for name, suffix in (("image", "jpg"), ("mask", "png"), ("instances", "png")):
+        row[name]["path"] = f"{row['image_id']}.{suffix}"
+
+
 def a_box_outside(rows):
     rows[0]["objects"]["bbox"][0][0] = 10_000.0
 
@@ -281,6 +289,7 @@ WRONG_SEGMENTED = {
     "instances that are all but black": (other_colors, "instances have other colors than are given to them"),
     "another name in Kvasir-SEG": (change("kvasir_seg_id", "x"), "kvasir_seg_id is x, expected cju"),
     "another set of Kvasir-SEG": (change("kvasir_seg_set", "validation"), "validation, expected train"),
+    "an image that Kvasir-SEG does not have": (unknown_to_kvasir_seg, "kvasir_seg_id is cju0, expected None"),
     "box out of bounds": (a_box_outside, "is out of bounds, empty or miscounted"),
     "label": (change("label", 0), "label cecum, expected polyps"),
     "fold": (change("fold_5", 9), "has another fold_5 in data/labeled"),

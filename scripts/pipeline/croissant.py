@@ -161,7 +161,8 @@ def _split_field(config):
     view = VIEWS[config]
     piece = "|".join(map(re.escape, map(str, view.values)))
     before, after = (re.escape(text).replace(r"\*", "[^/]*") for text in view.files.split("{}"))
-    regex = f"(?:{before})?({piece})(?:{after})?"  # matches the piece, too: mlcroissant 1.1 takes it out twice
+    # Of any path that ends so, and of the piece alone: mlcroissant 1.1 takes it out twice, and warns without one.
+    regex = f"^(?:.*{before})?({piece})(?:{after})?$"
     return {
         "@type": "cr:Field",
         "@id": f"{config}/split",
