@@ -839,6 +839,34 @@ def test_a_folder_that_is_not_of_a_page_is_left_alone(folder, tmp_path, capsys, 
         shutil.rmtree(beside)
 
 
+def test_another_page_of_the_same_stem_keeps_its_pictures(folder, tmp_path, capsys, unverified):
+    with nothing_embedded():
+        review(folder, tmp_path / "page.html", folder.parent / "expected.json")
+        before = tree(tmp_path)
+        other = ["--to", str(tmp_path / "page.htm"), "--expect", str(folder.parent / "expected.json")]
+        assert main([str(folder), *other]) == 1
+    assert main([str(folder), *other]) == 1, "nor by a page that needs no folder"
+    assert "holds the pictures of page.html" in capsys.readouterr().err
+    assert tree(tmp_path) == before
+
+
+def test_a_page_without_its_folder_says_so(chromium, folder, tmp_path, unverified, capsys):
+    """Of tiles and in the large view, and the command names the two that belong together."""
+    with nothing_embedded():
+        address = review(folder, tmp_path / "a page.html", folder.parent / "expected.json")
+    said = capsys.readouterr().out
+    assert re.fullmatch(r"wrote a page\.html \(\d+\.\d MB\) and a page_files/ \(\d+\.\d MB\): all good\n", said)
+    shutil.rmtree(tmp_path / "a page_files")
+    page = chromium.new_page()
+    page.goto(address + BROWSER)
+    page.locator("#lost").wait_for()
+    assert page.inner_text("#lost") == "Pictures not found: keep a page_files/ beside this page"
+    open_first(page)
+    page.locator("#stage", has_text="picture not found").wait_for()
+    assert "original file" not in page.inner_text("#large-facts")
+    page.close()
+
+
 def test_a_page_that_is_not_finished_does_not_look_so(folder, tmp_path, monkeypatch, unverified):
     """After a failure, the page of before and its pictures are whole; what was begun is gone, now or with the next."""
     to = tmp_path / "page.html"
@@ -902,6 +930,31 @@ def test_changes_since_another_folder(visit, versions, compared):
     assert image.locator("svg .boxes rect").count() > 0
     hrefs = image.locator("svg image").evaluate_all("all => all.map(image => image.href.baseVal)")
     assert len(set(hrefs)) == 2
+
+
+def test_what_cannot_be_compared_is_named_and_the_rest_compared(visit, versions, tmp_path, unverified):
+    """A damaged file is compared in neither version, a lost one has no rows; the manifest of a version knows nothing."""
+    before, after, what = versions
+    damaged, lost = (f"data/{path}" for path in ("unlabeled/00.parquet", "segmented/validation_00.parquet"))
+    copy = shutil.copytree(before, tmp_path / "lossy")
+    lost = next(path for path in read_manifest(copy)["files"] if path.startswith("data/labeled"))
+    (copy / lost).unlink()
+    (copy / damaged).write_bytes((copy / damaged).read_bytes()[:-100])
+    gone = pq.read_metadata(before / lost).num_rows
+    for one, other, added, removed in ((after, copy, gone + 1, 1), (copy, after, 1, gone + 1)):
+        page = visit(review(one, tmp_path / "page.html", before.parent / "expected.json", "--against", str(other)))
+        said = page.inner_text("#changes")
+        assert f"Could not be compared: {damaged} of " in said and f"Could not be compared: {lost} of " in said
+        assert page.locator("#changes > p b").all_inner_texts() == [str(added), str(removed), "2"]
+        assert f"labeled: {gone} row" in said and str(tmp_path) not in page.content()
+
+
+def test_configs_that_only_one_version_has_are_named(source, folder, tmp_path, unverified):
+    build(source, tmp_path / "part", "--config", "labeled")
+    to = tmp_path / "page.html"
+    review(tmp_path / "part", to, source / "expected.json", "--against", str(folder))
+    gone = [config for config in read_manifest(folder)["configs"] if config != "labeled"]
+    assert f"<p>Configs removed: {', '.join(gone)}.</p>" in to.read_text()
 
 
 def test_changes_since_a_published_version(xet_publisher, v1, relabeled, tmp_path):

@@ -424,8 +424,17 @@
     image.src = source;
     return image.decode().then(
       () => image,
-      () => null,
+      () => lose(),
     );
+  }
+
+  // A page that was moved without its folder says so, once, and claims nothing of what it does not show.
+  let lost = false;
+  const keepBeside = data.folder === null ? "the file is damaged" : `keep ${decodeURIComponent(data.folder)}/ beside this page`;
+  function lose() {
+    if (!lost) byId("lost").textContent = `Pictures not found: ${keepBeside}`;
+    byId("lost").hidden = !(lost = true);
+    return null;
   }
 
   function tileSize(row) {
@@ -625,6 +634,14 @@
     if (some(row)) drawn.append(...overlay(some(row), Math.max(widths[row], heights[row]) / 32));
     stage.replaceChildren(drawn);
     view = { row, drawn, image };
+    image.addEventListener("error", () => {
+      lose();
+      if (view?.image !== image) return;
+      view = null;
+      stage.replaceChildren(element("span", { class: "unreadable" }, "picture not found"));
+      byId("zoom").textContent = "";
+      byId("large-facts").replaceChildren(...facts(row, false));
+    });
     image.setAttribute("href", address(`pictures/${partName(row)}-${inPart[row]}.${isOriginal(row) ? "jpg" : "webp"}`));
     fit();
   }
@@ -714,7 +731,7 @@
     if (pointers.size === 2 && apart) zoom(spread() / apart, middle());
   }
 
-  function facts(row) {
+  function facts(row, found = true) {
     const [width, height] = [widths[row], heights[row]];
     const objectsOf = some(row);
     const words = { Part: partName(row) };
@@ -728,7 +745,8 @@
       words["Mask and boxes"] = objectsOf ? (agrees(row) ? "✓ agree" : "✗ disagree") : "unknown";
       words["Least IoU"] = objectsOf ? objectsOf.lowest.toFixed(3) : "unknown";
     }
-    if (width) {
+    if (width && !found) words.Shown = `nothing: ${keepBeside}`;
+    else if (width) {
       const small = Math.max(width, height) > data.side;
       words.Shown = isOriginal(row)
         ? "the original file, at full resolution"

@@ -49,11 +49,11 @@ def write_review(
     *,
     every: bool = False,
     compare: Callable[[Version], Changes] | None = None,
-) -> tuple[str, int]:
+) -> tuple[str, str]:
     """Writes the review page of `folder` to the file `to`, and its pictures into a folder beside it if they are many.
 
     `every`: with all unlabeled images. `compare` gives the changes in a Version since another one. Returns the page's
-    status, e.g. "all good" or "3 problems", and the bytes of page and pictures.
+    status, e.g. "all good" or "3 problems", and what was written, with its sizes.
 
     Raises ValueError where there is no manifest, BuildError where `to` or the folder beside it is something else,
     OSError where they cannot be written.
@@ -71,7 +71,10 @@ def write_review(
         text = page.text(store, workers, every=every).encode()
         store.replace()
         write_file(Path(to), text)
-    return page.status, len(text) + store.bytes_beside
+    written = f"{os.path.basename(to)} ({len(text) / 1e6:.1f} MB)"
+    if store.bytes_beside:
+        written += f" and {store.folder.name}/ ({store.bytes_beside / 1e6:.1f} MB)"
+    return page.status, written
 
 
 def _is_review(path):
