@@ -32,9 +32,9 @@
 
   const parts = data.parts;
   const number = parts.reduce((sum, part) => sum + part.id.length, 0);
-  const joined = (name) => [].concat(...parts.map((part) => part[name]));
-  const [ids, labels, folds2, folds5, widths, heights, qualities] = [
-    "id", "label", "fold_2", "fold_5", "width", "height", "quality",
+  const joined = (name) => [].concat(...parts.map((part) => part[name] ?? part.id.map(() => null)));
+  const [ids, labels, folds2, folds5, widths, heights, qualities, segIds, segSets] = [
+    "id", "label", "fold_2", "fold_5", "width", "height", "quality", "kvasir_seg_id", "kvasir_seg_set",
   ].map(joined);
   const partOf = new Uint8Array(number);
   const inPart = new Uint32Array(number); // the row's number within its part
@@ -48,6 +48,7 @@
     Object.entries(part.errors).forEach(([i, text]) => errors.set(start + Number(i), text));
     start += part.id.length;
   });
+  const distinct = new Set(ids).size === number; // labeled and segmented rows share images
   const partName = (row) => parts[partOf[row]].name;
   const finding = (row) => data.findings[labels[row]] ?? [];
   const findingName = (row) => (labels[row] === null ? "none" : (finding(row)[0] ?? `unknown label ${labels[row]}`));
@@ -70,6 +71,7 @@
     tract: (row) => finding(row)[2] ?? "none",
     fold_2: (row) => folds2[row] ?? "none",
     fold_5: (row) => folds5[row] ?? "none",
+    kvasir_seg_set: (row) => segSets[row] ?? "none",
     instances: (row) => unknown(row, ({ instances }) => instances.length),
     boxes: (row) => unknown(row, ({ boxes }) => boxes.length),
   };
@@ -147,15 +149,24 @@
   function update() {
     shown = filter();
     const sum = (what) => shown.reduce((all, row) => all + (some(row)?.[what].length ?? 0), 0);
-    const numbers = [`${count(shown.length)} of ${plural(number, "image")}`];
+    const [rows, images] = [plural(number, "row"), plural(new Set(shownIds()).size, "image")];
+    const numbers = [shown.length < number ? `${count(shown.length)} of ${rows}` : rows, images];
+    if (distinct) numbers.splice(0, 2, `${count(shown.length)} of ${plural(number, "image")}`);
     if (objects.size) numbers.push(plural(sum("instances"), "instance"), plural(sum("boxes"), "box", "boxes"));
     byId("shown").textContent = numbers.join(", ");
+    const chosen = new URLSearchParams(filterText());
+    const titles = [...chosen].filter(([name]) => name !== "order").map(([name, value]) => `${titleOf(name)} ${value}`);
+    byId("printed").textContent = `Shown in the browser: ${numbers.join(", ")}. Filters: ${titles.join("; ") || "none"}.`;
     byId("none").hidden = shown.length > 0;
     byId("copied").textContent = "";
     ranges.forEach((range) => range.draw());
     stop = 0;
     layOut();
   }
+
+  // What a filter is called in the page: ranges by their own titles.
+  const titleOf = (name) =>
+    ranges.find((range) => range.name === name)?.title ?? byId(name).closest("label").firstChild.textContent;
 
   function fillSelects() {
     const fill = (name, options) => {
@@ -492,7 +503,7 @@
   function wordsOf(row) {
     if (partName(row) !== "segmented") return labels[row] === null ? "unlabeled" : findingName(row);
     if (!some(row)) return "mask not read";
-    return `${plural(some(row).instances.length, "instance")}, ${plural(some(row).boxes.length, "box", "boxes")}`;
+    return `${plural(some(row).instances.length, "instance")} · ${plural(some(row).boxes.length, "box", "boxes")}`;
   }
 
   function tile(row) {
@@ -599,6 +610,7 @@
 
   const large = byId("large");
   const stage = byId("stage");
+  const NUMBER = 18; // pixels of the screen
   const MOST_ZOOM = 24; // pixels of the screen a pixel of the image
   let series = natural; // what previous and next go through
   let current = null;
@@ -623,6 +635,7 @@
     byId("large-facts").scrollTop = 0;
     byId("previous").setAttribute("aria-disabled", at === 0); // disabled ones would lose the focus
     byId("next").setAttribute("aria-disabled", at === series.length - 1);
+    if (byId("large-layers")) byId("large-layers").hidden = byId("layer-keys").hidden = !isOriginal(row);
     view = null;
     if (!widths[row]) {
       stage.replaceChildren(element("span", { class: "unreadable" }, "unreadable"));
@@ -633,7 +646,7 @@
     const drawn = svg("svg", { class: "overlay", role: "img", "aria-label": `Image ${ids[row]}` }, image);
     if (some(row)) drawn.append(...overlay(some(row), Math.max(widths[row], heights[row]) / 32));
     stage.replaceChildren(drawn);
-    view = { row, drawn, image };
+    view = { row, drawn, image, numbers: [...drawn.querySelectorAll("text")] };
     image.addEventListener("error", () => {
       lose();
       if (view?.image !== image) return;
@@ -665,7 +678,7 @@
     });
     const numbers = instances.map(({ at: [x, y, width, height], number: which }) => {
       const place = { x: x + width / 2, y: y + height / 2, "text-anchor": "middle", "dominant-baseline": "central" };
-      return svg("text", { ...place, "font-size": size }, String(which));
+      return svg("text", place, String(which));
     });
     return [
       svg("path", { class: "mask", d: mask ?? instances.map(({ path }) => path).join("") }),
@@ -698,6 +711,7 @@
     view.x = within(x, widths[view.row], width);
     view.y = within(y, heights[view.row], height);
     view.drawn.setAttribute("viewBox", `${view.x - width / 2} ${view.y - height / 2} ${width} ${height}`);
+    view.numbers.forEach((text) => text.setAttribute("font-size", NUMBER / view.scale)); // the same on the screen
     view.image.classList.toggle("pixelated", isOriginal(view.row) && view.scale >= 3);
     view.fits = view.scale <= fitting() * 1.001;
     stage.classList.toggle("movable", !view.fits);
@@ -739,6 +753,7 @@
       Object.assign(words, { Finding: findingName(row), Category: finding(row)[1] ?? "unknown", Tract: finding(row)[2] ?? "unknown" });
       words.Folds = `2-fold ${folds2[row] ?? "none"}, 5-fold ${folds5[row] ?? "none"}`;
     }
+    if (segIds[row]) words["Kvasir-SEG"] = `${segIds[row]}, ${segSets[row] ?? "no set"}`;
     words.Size = width ? `${count(width)} × ${count(height)} px, JPEG quality ${qualities[row]}` : "unknown";
     if (isOriginal(row)) {
       words.Mask = objectsOf ? `${(100 * objectsOf.share).toFixed(1)}% of the image` : "unknown";
@@ -770,7 +785,7 @@
       ]),
       table("Instances", ["x, y", "Size", "IoU", "Number"], instances, (part) => [
         ...place(part),
-        part.boxed ? part.number : `${part.number} ✗ no box`,
+        part.boxed ? part.number : `${part.number} ✗ no matching box`,
       ]),
     ];
   }
@@ -792,12 +807,19 @@
   // Back to the tile of what was seen last, where it is among those shown; else the browser goes back to the link.
   function closed() {
     clearTimeout(waiting);
+    const row = series === shown ? current : null;
     if (location.hash.startsWith("#image-")) {
-      if (history.state?.pushed) history.back();
-      else remember("replace");
+      if (history.state?.pushed) {
+        addEventListener("popstate", () => requestAnimationFrame(() => setTimeout(focusRow, 0, row)), { once: true });
+        history.back(); // which scrolls, and where the address is that of a section, takes the focus away
+      } else remember("replace");
     }
-    const at = shown.indexOf(current);
-    if (series === shown && at >= 0) focusTile(at);
+    focusRow(row);
+  }
+
+  function focusRow(row) {
+    const at = row === null || large.open ? -1 : shown.indexOf(row);
+    if (at >= 0) focusTile(at);
   }
 
   function keyInLarge(event) {
@@ -828,16 +850,17 @@
 
   // -------------------------------------------------------------------------------------------------------- copying
 
-  const shownIds = () => Array.from(shown, (row) => ids[row]).join("\n");
+  const shownIds = () => [...new Set(Array.from(shown, (row) => ids[row]))];
 
   async function copyShown() {
-    const done = await copied(shownIds());
-    byId("copied").textContent = done ? `Copied ${plural(shown.length, "id")}` : "The browser refused; download them";
+    const some = shownIds();
+    const done = await copied(some.join("\n"));
+    byId("copied").textContent = done ? `Copied ${plural(some.length, "id")}` : "The browser refused; download them";
   }
 
   function downloadShown() {
     const link = element("a", { download: "image_ids.txt" });
-    link.href = URL.createObjectURL(new Blob([`${shownIds()}\n`], { type: "text/plain" }));
+    link.href = URL.createObjectURL(new Blob([`${shownIds().join("\n")}\n`], { type: "text/plain" }));
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   }
