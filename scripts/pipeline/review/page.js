@@ -193,11 +193,13 @@
   // -------------------------------------------------------------------------------------------------------- ranges
 
   const NO_BIN = 255;
+  const NO_NOTCH = 65535;
   const MOST_BINS = 30;
 
-  // A histogram of a number that rows have, and the range of it that is chosen: bins `from` to `to`, without `to`.
+  // A histogram of a number that rows have, and the range of it that is chosen: notches `from` to `to`, without `to`.
+  // A bin is a notch, or where `finest` is given, some notches of that size.
   class Range {
-    constructor(name, title, valueOf, unit) {
+    constructor(name, title, valueOf, unit, finest = null) {
       Object.assign(this, { name, title, unit });
       const values = Array.from({ length: number }, (_, row) => valueOf(row));
       const known = values.filter((value) => value !== null);
@@ -205,42 +207,47 @@
         Infinity, -Infinity,
       ]);
       this.step = niceStep((most - least) / MOST_BINS);
-      const steps = (value) => Number((value / this.step).toFixed(6)); // without the error of 0.3 / 0.1
+      const inBin = Number((this.step / (finest ?? this.step)).toFixed(6));
+      this.inBin = Number.isInteger(inBin) ? inBin : 1;
+      const steps = (value, step = this.step) => Number((value / step).toFixed(6)); // without the error of 0.3 / 0.1
       this.first = Math.floor(steps(least));
       this.size = Math.ceil(steps(most)) - this.first; // what is at the upper end is in the last bin
-      this.bins = Uint8Array.from(values, (value) =>
-        value === null ? NO_BIN : Math.min(Math.floor(steps(value)) - this.first, this.size - 1),
-      );
+      this.most = this.size * this.inBin;
+      this.notches = Uint16Array.from(values, (value) => {
+        if (value === null) return NO_NOTCH;
+        return Math.min(Math.floor(steps(value, this.step / this.inBin)) - this.first * this.inBin, this.most - 1);
+      });
+      this.bins = Uint8Array.from(this.notches, (at) => (at === NO_NOTCH ? NO_BIN : Math.floor(at / this.inBin)));
       this.counts = new Uint32Array(Math.max(this.size, 0));
       this.all = new Uint32Array(this.counts.length);
       for (const bin of this.bins) if (bin < NO_BIN) this.all[bin]++;
-      [this.from, this.to] = [0, this.size];
+      [this.from, this.to] = [0, this.most];
     }
 
     get chosen() {
-      return this.from > 0 || this.to < this.size;
+      return this.from > 0 || this.to < this.most;
     }
     has(row) {
-      return !this.chosen || (this.bins[row] >= this.from && this.bins[row] < this.to);
+      return !this.chosen || (this.notches[row] >= this.from && this.notches[row] < this.to);
     }
-    edge(bin) {
-      return Number(((this.first + bin) * this.step).toFixed(6));
+    edge(notch) {
+      return Number(((this.first + notch / this.inBin) * this.step).toFixed(6));
     }
     choose(from, to) {
       [this.from, this.to] = [from, to];
     }
 
     get text() {
-      if (!this.chosen) return `All, ${this.edge(0)} to ${this.edge(this.size)}${this.unit}`;
+      if (!this.chosen) return `All, ${this.edge(0)} to ${this.edge(this.most)}${this.unit}`;
       return `${this.edge(this.from)} to ${this.edge(this.to)}${this.unit}`;
     }
     get address() {
       return this.chosen ? `${this.edge(this.from)}-${this.edge(this.to)}` : "";
     }
     set address(text) {
-      const ends = (text ?? "").split("-").map((edge) => Math.round(Number(edge) / this.step) - this.first);
-      const within = ends.length === 2 && ends[0] >= 0 && ends[0] < ends[1] && ends[1] <= this.size;
-      this.choose(...(within ? ends : [0, this.size]));
+      const ends = (text ?? "").split("-").map((edge) => Math.round((Number(edge) / this.step - this.first) * this.inBin));
+      const within = ends.length === 2 && ends[0] >= 0 && ends[0] < ends[1] && ends[1] <= this.most;
+      this.choose(...(within ? ends : [0, this.most]));
     }
 
     make() {
@@ -253,13 +260,13 @@
       );
       this.handles = ["from", "to"].map((end) => {
         const label = `${this.title}, ${end}`;
-        const steps = { type: "range", min: 0, max: this.size, step: 1, id: `${this.name}-${end}` };
+        const steps = { type: "range", min: 0, max: this.most, step: 1, id: `${this.name}-${end}` };
         return element("input", { ...steps, "aria-label": label });
       });
       this.said = element("output", { for: `${this.name}-from ${this.name}-to` });
       this.clear = element("button", { type: "button", "aria-label": `Clear ${this.title}` }, "Clear");
       this.clear.addEventListener("click", () => {
-        this.choose(0, this.size);
+        this.choose(0, this.most);
         changed();
         this.handles[0].focus(); // the button is gone
       });
@@ -290,7 +297,7 @@
       this.chart.setPointerCapture(event.pointerId);
       const move = (moved) => {
         const bin = binAt(moved);
-        this.choose(Math.min(begun, bin), Math.max(begun, bin) + 1);
+        this.choose(Math.min(begun, bin) * this.inBin, (Math.max(begun, bin) + 1) * this.inBin);
         update();
       };
       move(event);
@@ -309,12 +316,12 @@
         [this.all[bin], this.counts[bin]].forEach((images, which) => {
           const place = { x: bin + 0.07, y: 1 - height(images), height: height(images) };
           Object.entries(place).forEach(([name, value]) => pair[which].setAttribute(name, value));
-          pair[which].classList.toggle("out", bin < this.from || bin >= this.to);
+          pair[which].classList.toggle("out", (bin + 1) * this.inBin <= this.from || bin * this.inBin >= this.to);
         }),
       );
-      [this.from, this.to].forEach((bin, end) => {
-        this.handles[end].value = bin;
-        this.handles[end].setAttribute("aria-valuetext", `${this.edge(bin)}${this.unit}`);
+      [this.from, this.to].forEach((notch, end) => {
+        this.handles[end].value = notch;
+        this.handles[end].setAttribute("aria-valuetext", `${this.edge(notch)}${this.unit}`);
       });
       this.said.textContent = this.text;
       this.clear.hidden = !this.chosen;
@@ -330,7 +337,7 @@
     new Range("size", "Image size, megapixels", (row) => (widths[row] ? pixels(row) / 1e6 : null), " MP"),
     new Range("quality", "JPEG quality", (row) => qualities[row], ""),
     new Range("mask", "Mask, share of the image", (row) => (some(row) ? 100 * some(row).share : null), "%"),
-    new Range("iou", "Least IoU of boxes", (row) => some(row)?.lowest ?? null, ""),
+    new Range("iou", "Least IoU of boxes", (row) => some(row)?.lowest ?? null, "", 0.01),
   ].filter((range) => range.size > 1);
 
   // ------------------------------------------------------------------------------------------------------- address
@@ -503,7 +510,8 @@
   function wordsOf(row) {
     if (partName(row) !== "segmented") return labels[row] === null ? "unlabeled" : findingName(row);
     if (!some(row)) return "mask not read";
-    return `${plural(some(row).instances.length, "instance")} · ${plural(some(row).boxes.length, "box", "boxes")}`;
+    const numbers = [plural(some(row).instances.length, "instance"), plural(some(row).boxes.length, "box", "boxes")];
+    return numbers.map((text) => text.replace(" ", "\u00a0")).join(" · "); // it breaks between the two alone
   }
 
   function tile(row) {
@@ -635,7 +643,7 @@
     byId("large-facts").scrollTop = 0;
     byId("previous").setAttribute("aria-disabled", at === 0); // disabled ones would lose the focus
     byId("next").setAttribute("aria-disabled", at === series.length - 1);
-    if (byId("large-layers")) byId("large-layers").hidden = byId("layer-keys").hidden = !isOriginal(row);
+    for (const id of ["large-layers", "large-legend", "layer-keys"]) byId(id)?.toggleAttribute("hidden", !isOriginal(row));
     view = null;
     if (!widths[row]) {
       stage.replaceChildren(element("span", { class: "unreadable" }, "unreadable"));

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import jinja2
 import pyarrow as pa
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from PIL import Image
 
 from hyper_kvasir import TAXONOMY, Expected
@@ -175,6 +175,7 @@ def _template():
     )
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["json"] = _json
+    environment.filters["breakable"] = lambda text: escape(text).replace("_", Markup("_<wbr>"))  # in no word
     return environment.get_template("page.html.j2")
 
 
