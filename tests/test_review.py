@@ -309,7 +309,9 @@ def test_ranges_by_hand_and_by_key(page, everything):
     page.mouse.up()
     check_range(page, group, everything)
     group.get_by_role("button", name="Clear").click()
-    assert len(shown_ids(page)) == len({image_id for _, image_id in everything}) and group.locator("output").inner_text().startswith("All")
+    assert len(shown_ids(page)) == len({image_id for _, image_id in everything}) and group.locator(
+        "output"
+    ).inner_text().startswith("All")
     page.focus("#size-from")
     for _ in range(3):
         page.keyboard.press("ArrowRight")
@@ -485,13 +487,16 @@ def test_the_focus_comes_back_to_the_image_seen_last(visit, address, everything)
     page = visit(address + "#browser", viewport={"width": 500, "height": 500})
     page.focus(".tile")
     page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "next"
     for _ in range(30):
         page.keyboard.press("ArrowRight")
     last = page.inner_text("#large-id")
     page.keyboard.press("Escape")
     page.wait_for_timeout(500)
     assert page.is_hidden("#large") and focused_id(page) == last
-    assert page.evaluate("(box => box.top >= 0 && box.bottom <= innerHeight)(document.activeElement.getBoundingClientRect())")
+    assert page.evaluate(
+        "(box => box.top >= 0 && box.bottom <= innerHeight)(document.activeElement.getBoundingClientRect())"
+    )
 
 
 def test_links_to_sections_jump(page):
@@ -532,6 +537,8 @@ def test_the_bar_of_the_large_view_is_one_line_and_of_this_image(visit, address)
     open_first(page)
     for gone in ("#large-layers", "#large-legend", "#layer-keys"):
         assert page.is_hidden(gone)
+    page.keyboard.press("b")
+    assert page.is_checked("#grid-layers [data-layer=boxes]"), "nothing is switched that is not seen"
 
 
 def test_names_and_sets_of_kvasir_seg(page, folder):

@@ -149,9 +149,11 @@
   function update() {
     shown = filter();
     const sum = (what) => shown.reduce((all, row) => all + (some(row)?.[what].length ?? 0), 0);
-    const [rows, images] = [plural(number, "row"), plural(new Set(shownIds()).size, "image")];
-    const numbers = [shown.length < number ? `${count(shown.length)} of ${rows}` : rows, images];
-    if (distinct) numbers.splice(0, 2, `${count(shown.length)} of ${plural(number, "image")}`);
+    const numbers = [`${count(shown.length)} of ${plural(number, distinct ? "image" : "row")}`];
+    if (!distinct) {
+      if (shown.length === number) numbers[0] = plural(number, "row");
+      numbers.push(plural(shownIds().length, "image"));
+    }
     if (objects.size) numbers.push(plural(sum("instances"), "instance"), plural(sum("boxes"), "box", "boxes"));
     byId("shown").textContent = numbers.join(", ");
     const chosen = new URLSearchParams(filterText());
@@ -631,7 +633,10 @@
 
   function open(row) {
     series = shown.includes(row) ? shown : natural;
-    if (!large.open) large.showModal();
+    if (!large.open) {
+      large.showModal();
+      byId("next").focus(); // by the attribute, Chromium may refuse where the address is that of a section
+    }
     show(row);
   }
 
@@ -839,7 +844,7 @@
     else if (key === "+" || key === "=") zoom(1.5);
     else if (key === "-" || key === "_") zoom(1 / 1.5);
     else if (key === "0") fit();
-    else if (layerKeys[key]) setLayer(layerKeys[key], !isShown(layerKeys[key]));
+    else if (layerKeys[key] && isOriginal(current)) setLayer(layerKeys[key], !isShown(layerKeys[key]));
     else return;
     if (!by || event.shiftKey) event.preventDefault();
   }
