@@ -229,6 +229,25 @@ def test_figures_of_the_folder_are_shown_with_the_words_of_the_card(visit, folde
     assert page.eval_on_selector_all("#figures img", "all => all.every(image => image.height > 0 && image.width > 600)")
 
 
+def test_pairs_after_the_first_are_folded(visit, folder, tmp_path, monkeypatch):
+    rows = pq.read_table(folder / FILE, columns=["image_id", "width", "height"], partitioning=None).to_pylist()
+    about = {"parts": ["segmented"], "label": None, "fold_2": 0, "fold_5": 1, "kvasir_seg_set": "train"}
+    ends = [{**about, **row} for row in rows]
+    found = {"kind": "same_frame", "inliers": 9, "matches": 10, "correlation": 0.9, "scale": 1.0, "mask_iou": None}
+    found |= {"transform": [1, 0, 0, 0, 1, 0], "one": {**ends[0], "fold_2": 1, "kvasir_seg_set": "validation"}}
+    pairs = [{**found, "other": end} for end in ends[1:9]]
+    monkeypatch.setattr("scripts.pipeline.review.page.best_pairs", lambda *_: {"all": 8, "shown": pairs})
+    made = Page(str(folder), Verified(), OFFICIAL)
+    made.manifest["configs"]["metadata"] = {}
+    with Store(str(tmp_path / "page.html")) as store:
+        (tmp_path / "page.html").write_text(made.text(store, 1), "utf-8")
+    page = visit((tmp_path / "page.html").as_uri())
+    assert page.locator("#pairs h3").first.inner_text() == "Same frame. Leaks in: fold_2, Kvasir-SEG"
+    assert page.locator("#pairs h3:visible").count() == 6 and page.inner_text("#pairs summary") == "2 more pairs"
+    page.click("#pairs summary")
+    assert page.locator("#pairs h3:visible").count() == 8
+
+
 def objects_of(page):
     """{id: masks and boxes} of the segmented images, as the page has them."""
     part = next(part for part in json.loads(page.text_content("#data"))["parts"] if part["name"] == "segmented")
@@ -1032,9 +1051,9 @@ def test_changes_since_another_folder(visit, versions, compared):
 
 
 def test_what_cannot_be_compared_is_named_and_the_rest_compared(visit, versions, tmp_path, unverified):
-    """A damaged file is compared in neither version, a lost one has no rows; the manifest of a version knows nothing."""
-    before, after, what = versions
-    damaged, lost = (f"data/{path}" for path in ("unlabeled/00.parquet", "segmented/validation_00.parquet"))
+    """A damaged file is compared in neither version, a lost one has no rows; the manifest knows nothing of either."""
+    before, after, _ = versions
+    damaged = "data/unlabeled/00.parquet"
     copy = shutil.copytree(before, tmp_path / "lossy")
     lost = next(path for path in read_manifest(copy)["files"] if path.startswith("data/labeled"))
     (copy / lost).unlink()

@@ -61,8 +61,8 @@ class Changes:
 
     added, removed: {part: image ids}. changed: {part: [{"id", "columns": [{"name", "before", "after"}]}]}, what is seen
     in pictures first; the first SIDE_BY_SIDE also have "after", of `_picture`, and "before" if that is another one.
-    columns: {part: sentences on columns that only one version has}. configs: those that only one version has, by "added"
-    and "removed". lost: what could not be compared, and why.
+    columns: {part: sentences on columns that only one version has}. configs: those that only one version has, by
+    "added" and "removed". lost: what could not be compared, and why.
     """
 
     against: str

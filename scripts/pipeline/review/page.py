@@ -368,7 +368,7 @@ def figures(folder: str) -> list[dict]:
 
 
 def _size_of(path):
-    """(width, height) of a picture, with which a page is laid out before it is decoded; None where it cannot be read."""
+    """(width, height) of a picture, so that a page is laid out before it is decoded; None where it cannot be read."""
     try:
         with Image.open(path) as image:
             return image.size
