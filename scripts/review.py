@@ -48,11 +48,11 @@ def main(arguments=None) -> int:
     try:
         before = version_of(args.against) if args.against else None
         compared = functools.partial(compare, before) if before else None
-        status, size = write_review(args.folder, expected, args.workers, args.to, every=args.all, compare=compared)
+        status, written = write_review(args.folder, expected, args.workers, args.to, every=args.all, compare=compared)
     except HTTPError as error:
         say(f"error: {explain(error)}")
         return 1
-    print(f"wrote {args.to} ({size / 1e6:.1f} MB): {status}")
+    print(f"wrote {written}: {status}")
     return 0
 
 

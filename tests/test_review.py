@@ -22,7 +22,7 @@ from scripts.pipeline.review import pictures, rows
 from scripts.pipeline.review.outlines import outline
 from scripts.pipeline.review.page import Page, status_of, unknown_sources
 from scripts.pipeline.review.pictures import MARK, Store
-from scripts.pipeline.review.problems import grouped
+from scripts.pipeline.review.problems import grouped, kinds_of
 from scripts.pipeline.review.rows import look
 from scripts.pipeline.verify import Verified
 from scripts.review import main
@@ -218,12 +218,34 @@ def test_figures_of_the_folder_are_shown_with_the_words_of_the_card(visit, folde
     page = visit((tmp_path / "page.html").as_uri())
     names = [text.split(".")[0] for text in page.locator("#figures figcaption").all_inner_texts()]
     assert names == [
-        "Findings", "Class balance", "Quality", "Polyps", "Objects", "Heat maps", "Unfit", "Sizes", "For the test"
+        "Findings", "Images of each finding", "JPEG quality by finding", "Masks and boxes", "Sizes of polyps and boxes",
+        "Where polyps are", "Boxes that match no instance", "Image sizes", "For the test",
     ]  # fmt: skip
     assert "none is hand-picked" in page.locator("#figures figcaption").first.inner_text()
     figure = page.locator("#figures figure", has_text="For the test").locator("img")
     assert figure.get_attribute("alt") == "Bars & <b>numbers</b>"
     assert figure.evaluate("image => image.decode().then(() => image.naturalWidth)") == 40
+    assert (figure.get_attribute("width"), figure.get_attribute("height")) == ("40", "30")
+    assert page.eval_on_selector_all("#figures img", "all => all.every(image => image.height > 0 && image.width > 600)")
+
+
+def test_pairs_after_the_first_are_folded(visit, folder, tmp_path, monkeypatch):
+    rows = pq.read_table(folder / FILE, columns=["image_id", "width", "height"], partitioning=None).to_pylist()
+    about = {"parts": ["segmented"], "label": None, "fold_2": 0, "fold_5": 1, "kvasir_seg_set": "train"}
+    ends = [{**about, **row} for row in rows]
+    found = {"kind": "same_frame", "inliers": 9, "matches": 10, "correlation": 0.9, "scale": 1.0, "mask_iou": None}
+    found |= {"transform": [1, 0, 0, 0, 1, 0], "one": {**ends[0], "fold_2": 1, "kvasir_seg_set": "validation"}}
+    pairs = [{**found, "other": end} for end in ends[1:9]]
+    monkeypatch.setattr("scripts.pipeline.review.page.best_pairs", lambda *_: {"all": 8, "shown": pairs})
+    made = Page(str(folder), Verified(), OFFICIAL)
+    made.manifest["configs"]["metadata"] = {}
+    with Store(str(tmp_path / "page.html")) as store:
+        (tmp_path / "page.html").write_text(made.text(store, 1), "utf-8")
+    page = visit((tmp_path / "page.html").as_uri())
+    assert page.locator("#pairs h3").first.inner_text() == "Same frame. Leaks in: fold_2, Kvasir-SEG"
+    assert page.locator("#pairs h3:visible").count() == 6 and page.inner_text("#pairs summary") == "2 more pairs"
+    page.click("#pairs summary")
+    assert page.locator("#pairs h3:visible").count() == 8
 
 
 def objects_of(page):
@@ -280,15 +302,16 @@ def test_each_value_of_each_filter_shows_the_images_that_have_it(page, truth):
 
 def test_all_parts_are_browsed_and_filtered(page, everything):
     page.click("#filters [type=reset]")
-    assert page.inner_text("#shown").startswith(f"{len(everything)} of {len(everything)} images")
-    assert sorted(shown_ids(page)) == sorted(image_id for _, image_id in everything)
+    distinct = {image_id for _, image_id in everything}
+    assert page.inner_text("#shown").startswith(f"{len(everything)} rows, {len(distinct)} images, ")
+    assert sorted(shown_ids(page)) == sorted(distinct), "each id once, though parts share images"
     options = "options => options.map(option => option.value)"
     for control in ("part", "finding", "category", "tract", "fold_2", "fold_5"):
         values = {facts[control] for facts in everything.values()}
         assert set(page.eval_on_selector_all(f"#{control} option", options)) == values | {"all"}
         for value in sorted(values)[:2]:
             page.select_option(f"#{control}", value)
-            assert sorted(shown_ids(page)) == sorted(i for (_, i), f in everything.items() if f[control] == value)
+            assert sorted(shown_ids(page)) == sorted({i for (_, i), f in everything.items() if f[control] == value})
         page.select_option(f"#{control}", "all")
 
 
@@ -305,7 +328,9 @@ def test_ranges_by_hand_and_by_key(page, everything):
     page.mouse.up()
     check_range(page, group, everything)
     group.get_by_role("button", name="Clear").click()
-    assert len(shown_ids(page)) == len(everything) and group.locator("output").inner_text().startswith("All")
+    assert len(shown_ids(page)) == len({image_id for _, image_id in everything}) and group.locator(
+        "output"
+    ).inner_text().startswith("All")
     page.focus("#size-from")
     for _ in range(3):
         page.keyboard.press("ArrowRight")
@@ -319,7 +344,7 @@ def check_range(page, group, everything):
     end = most >= max(facts["megapixels"] for facts in everything.values())  # which is in the last bin
     sizes = {place: facts["megapixels"] for place, facts in everything.items()}
     wanted = [image_id for (_, image_id), size in sizes.items() if least <= size and (size < most or end)]
-    assert sorted(shown_ids(page)) == sorted(wanted) and 0 < len(wanted) < len(everything), (least, most)
+    assert sorted(shown_ids(page)) == sorted({*wanted}) and 0 < len(wanted) < len(everything), (least, most)
 
 
 def test_the_address_has_the_filters_and_going_back_undoes_them(page, visit):
@@ -476,6 +501,90 @@ def test_keyboard_alone_is_enough(page, truth):
     assert focused_id(page) == ids[columns]
 
 
+def test_the_focus_comes_back_to_the_image_seen_last(visit, address, everything):
+    """Also where the address is that of a section, to which going back leads, and it is scrolled into the view."""
+    page = visit(address + "#browser", viewport={"width": 500, "height": 500})
+    page.focus(".tile")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "next"
+    for _ in range(30):
+        page.keyboard.press("ArrowRight")
+    last = page.inner_text("#large-id")
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(500)
+    assert page.is_hidden("#large") and focused_id(page) == last
+    assert page.evaluate(
+        "(box => box.top >= 0 && box.bottom <= innerHeight)(document.activeElement.getBoundingClientRect())"
+    )
+
+
+def test_links_to_sections_jump(page):
+    page.click("nav a[href='#counts']")
+    page.emulate_media(reduced_motion="no-preference")
+    page.evaluate("document.querySelector(\"nav a[href='#browser']\").click()")
+    assert abs(page.evaluate("document.getElementById('browser').getBoundingClientRect().top")) < 100
+
+
+def test_tiles_hide_neither_numbers_nor_the_beginning_of_the_id(visit, address):
+    for width in (340, 500, 1240):
+        page = visit(address + "#browser", viewport={"width": width, "height": 700})
+        page.locator(".tile").last.wait_for()
+        cut = "all => all.filter(one => one.scrollHeight > one.clientHeight + 1).map(one => one.innerText)"
+        assert page.eval_on_selector_all(".tile .words", cut) == []
+        letters = "all => all.map(one => one.clientWidth / parseFloat(getComputedStyle(one).fontSize) / 0.62)"
+        assert min(page.eval_on_selector_all(".tile .id", letters)) > 11
+        assert len(set(page.eval_on_selector_all(".tile", "all => all.map(one => one.offsetHeight)"))) == 1
+
+
+def test_numbers_of_instances_keep_their_size(page):
+    open_first(page)
+    page.check("#large-layers [data-layer=instances]")
+    height = "text => text.getBoundingClientRect().height"
+    before = page.locator("#stage text").first.evaluate(height)
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    assert page.locator("#stage text").first.evaluate(height) == pytest.approx(before, rel=0.1) and before < 40
+
+
+def test_the_bar_of_the_large_view_is_one_line_and_of_this_image(visit, address):
+    page = visit(address + BROWSER, viewport={"width": 1200, "height": 800})
+    open_first(page)
+    assert page.locator(".large-bar").bounding_box()["height"] < 50
+    assert page.is_visible("#large-layers") and page.is_visible("#large-legend")
+    page.keyboard.press("Escape")
+    page.select_option("#part", "labeled")
+    open_first(page)
+    for gone in ("#large-layers", "#large-legend", "#layer-keys"):
+        assert page.is_hidden(gone)
+    page.keyboard.press("b")
+    assert page.is_checked("#grid-layers [data-layer=boxes]"), "nothing is switched that is not seen"
+
+
+def test_names_and_sets_of_kvasir_seg(page, folder):
+    columns = ["image_id", "kvasir_seg_id", "kvasir_seg_set"]
+    rows = pq.read_table(folder / "data/segmented", columns=columns, partitioning=None).to_pylist()
+    sets = {row["image_id"]: row["kvasir_seg_set"] or "none" for row in rows}
+    for value in {*sets.values()} if len({*sets.values()}) > 1 else ():
+        page.select_option("#kvasir_seg_set", value)
+        assert set(shown_ids(page)) == {image_id for image_id, of in sets.items() if of == value}
+        open_first(page)
+        row = next(row for row in rows if row["image_id"] == page.inner_text("#large-id"))
+        assert (row["kvasir_seg_id"] or "Part") in page.inner_text("#large-facts")
+        page.keyboard.press("Escape")
+
+
+def test_the_least_iou_is_chosen_by_hundredths(page, truth):
+    page.focus("#iou-to")
+    said = page.locator(".range output").last
+    end = float(said.inner_text().split()[-1])
+    page.keyboard.press("ArrowLeft")
+    least, most = map(float, re.findall(r"[\d.]+", said.inner_text()))
+    assert most == pytest.approx(end - 0.01) and len(page.locator(".range .chart").last.locator(".now").all()) <= 30
+    wanted = {image_id for image_id, facts in truth.items() if least <= round(facts["lowest"], 3) < most}
+    assert set(shown_ids(page)) == wanted
+    assert page.url.endswith(f"iou={least:g}-{most:g}")
+
+
 def test_the_large_view_goes_through_what_the_filters_left(page, truth):
     page.select_option("#boxes", "2")
     ids = shown_ids(page)
@@ -616,6 +725,8 @@ def test_narrow_windows_and_both_schemes(visit, address):
         grounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert grounds == ["rgb(247, 248, 249)", "rgb(18, 22, 25)"]
     assert page.evaluate("document.documentElement.scrollWidth") <= 340
+    lines = "all => all.filter(one => getComputedStyle(one).overflowWrap !== 'normal').length"
+    assert page.eval_on_selector_all("#counts th", lines) == 0, "no word is broken"
     open_first(page)
     assert page.evaluate("document.getElementById('large').scrollWidth") <= 340
     ends = page.eval_on_selector_all("nav a", "links => links.map(link => link.getBoundingClientRect().right)")
@@ -719,6 +830,8 @@ def test_what_is_alike_is_told_once(visit, folder, tmp_path):
     named = "another.jpg"
     rewrite(copy, FILE, lambda rows: [row["image"].update(path=named) for row in rows] and None)
     page = visit(review(copy, tmp_path / "page.html", folder.parent / "expected.json"))
+    assert re.fullmatch(r"Problems: \d+ kinds?, in \d+ places", page.inner_text("#problems h2"))
+    assert "of problem" in page.inner_text("#status .headline")
     kinds = page.locator("#problems .problems > li")
     kind = kinds.filter(has_text="image path")
     rows = pq.read_metadata(folder / FILE).num_rows
@@ -735,12 +848,17 @@ def test_kinds_of_problems():
     ids = [f"0000000{i}-0000-0000-0000-000000000000" for i in range(3)]
     texts = [f"data/a.parquet: {i} is not a labeled image" for i in ids]
     texts += ["boxes: 7, expected 8", "fold_2 / fold_0: 9, expected 8", "README.md: cannot be read"]
-    groups = grouped(texts, {ids[0]})
+    groups = grouped(kinds_of(texts), {ids[0]})
     assert [(group["kind"], group["count"]) for group in groups] == [
         ("data/a.parquet: (image) is not a labeled image", 3), ("numbers that are not as expected", 2), (None, 1),
     ]  # fmt: skip
     assert groups[0]["examples"][:2] == [[(ids[0], True)], [(ids[1], False)]]
     assert groups[1]["examples"][1] == [("fold_2 / fold_0: 9, expected 8", False)]
+    texts = [f"data/{i}.parquet: {image_id} is not a labeled image" for i, image_id in enumerate(ids)]
+    (group,) = grouped(kinds_of(texts), set())
+    assert group["kind"] == "is not a labeled image" and group["examples"][0] == [(ids[0], False)]
+    assert (status_of(3, 1, []), status_of(1_000, 3, [])) == ("1 kind of problem", "3 kinds of problem")
+    assert (status_of(1, 1, []), status_of(2, 2, [])) == ("1 problem", "2 problems")
 
 
 @pytest.mark.parametrize("config", ["labeled", "segmented", "unlabeled"])
@@ -784,7 +902,7 @@ def test_all_good_is_not_said_of_other_archives(folder, tmp_path, unverified):
 def test_an_archive_of_which_no_digest_is_known_is_not_held_against_it(folder):
     manifest = read_manifest(folder)
     unlabeled = {**manifest, "sources": {"unlabeled": manifest["sources"]["unlabeled"]}}
-    assert not unknown_sources(unlabeled, OFFICIAL) and status_of([], []) == "all good"
+    assert not unknown_sources(unlabeled, OFFICIAL) and status_of(0, 0, []) == "all good"
     assert len(unknown_sources(manifest, OFFICIAL)) == 2
 
 
@@ -837,6 +955,34 @@ def test_a_folder_that_is_not_of_a_page_is_left_alone(folder, tmp_path, capsys, 
         assert main(to) == 1 and message in capsys.readouterr().err
         assert tree(tmp_path) == before
         shutil.rmtree(beside)
+
+
+def test_another_page_of_the_same_stem_keeps_its_pictures(folder, tmp_path, capsys, unverified):
+    with nothing_embedded():
+        review(folder, tmp_path / "page.html", folder.parent / "expected.json")
+        before = tree(tmp_path)
+        other = ["--to", str(tmp_path / "page.htm"), "--expect", str(folder.parent / "expected.json")]
+        assert main([str(folder), *other]) == 1
+    assert main([str(folder), *other]) == 1, "nor by a page that needs no folder"
+    assert "holds the pictures of page.html" in capsys.readouterr().err
+    assert tree(tmp_path) == before
+
+
+def test_a_page_without_its_folder_says_so(chromium, folder, tmp_path, unverified, capsys):
+    """Of tiles and in the large view, and the command names the two that belong together."""
+    with nothing_embedded():
+        address = review(folder, tmp_path / "a page.html", folder.parent / "expected.json")
+    said = capsys.readouterr().out
+    assert re.fullmatch(r"wrote a page\.html \(\d+\.\d MB\) and a page_files/ \(\d+\.\d MB\): all good\n", said)
+    shutil.rmtree(tmp_path / "a page_files")
+    page = chromium.new_page()
+    page.goto(address + BROWSER)
+    page.locator("#lost").wait_for()
+    assert page.inner_text("#lost") == "Pictures not found: keep a page_files/ beside this page"
+    open_first(page)
+    page.locator("#stage", has_text="picture not found").wait_for()
+    assert "original file" not in page.inner_text("#large-facts")
+    page.close()
 
 
 def test_a_page_that_is_not_finished_does_not_look_so(folder, tmp_path, monkeypatch, unverified):
@@ -904,6 +1050,31 @@ def test_changes_since_another_folder(visit, versions, compared):
     assert len(set(hrefs)) == 2
 
 
+def test_what_cannot_be_compared_is_named_and_the_rest_compared(visit, versions, tmp_path, unverified):
+    """A damaged file is compared in neither version, a lost one has no rows; the manifest knows nothing of either."""
+    before, after, _ = versions
+    damaged = "data/unlabeled/00.parquet"
+    copy = shutil.copytree(before, tmp_path / "lossy")
+    lost = next(path for path in read_manifest(copy)["files"] if path.startswith("data/labeled"))
+    (copy / lost).unlink()
+    (copy / damaged).write_bytes((copy / damaged).read_bytes()[:-100])
+    gone = pq.read_metadata(before / lost).num_rows
+    for one, other, added, removed in ((after, copy, gone + 1, 1), (copy, after, 1, gone + 1)):
+        page = visit(review(one, tmp_path / "page.html", before.parent / "expected.json", "--against", str(other)))
+        said = page.inner_text("#changes")
+        assert f"Could not be compared: {damaged} of " in said and f"Could not be compared: {lost} of " in said
+        assert page.locator("#changes > p b").all_inner_texts() == [str(added), str(removed), "2"]
+        assert f"labeled: {gone} row" in said and str(tmp_path) not in page.content()
+
+
+def test_configs_that_only_one_version_has_are_named(source, folder, tmp_path, unverified):
+    build(source, tmp_path / "part", "--config", "labeled")
+    to = tmp_path / "page.html"
+    review(tmp_path / "part", to, source / "expected.json", "--against", str(folder))
+    gone = [config for config in read_manifest(folder)["configs"] if config != "labeled"]
+    assert f"<p>Configs removed: {', '.join(gone)}.</p>" in to.read_text()
+
+
 def test_changes_since_a_published_version(xet_publisher, v1, relabeled, tmp_path):
     """As NS/NAME@REVISION; only files whose digests differ are read."""
     from tests.processes import Process
@@ -944,7 +1115,12 @@ def test_on_paper_there_are_counts_problems_figures_and_no_tiles(page):
         assert page.is_visible(shown)
     for hidden in ("nav", "#browsing", "#samples", "#disagreeing"):
         assert page.is_hidden(hidden)
-    assert page.evaluate("document.documentElement.scrollHeight") < 6000, "some pages, and not dozens"
+    assert page.evaluate("document.documentElement.scrollHeight") < 12_000, "some pages, and not dozens"
+    wide = "all => all.map(image => image.clientWidth / document.querySelector('main').clientWidth)"
+    assert min(page.eval_on_selector_all("#figures img", wide)) > 0.99
+    assert re.search(r"60 of \d+ .*, .* boxes\. Filters: Part segmented\.$", page.inner_text("#printed"))
+    page.emulate_media(media="screen")
+    assert page.is_hidden("#printed")
 
 
 def test_without_javascript_there_is_all_but_the_browser(visit, address):

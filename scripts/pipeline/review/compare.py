@@ -1,13 +1,14 @@
 """What changed in a built folder since another version of it: a folder, or a revision on the Hub.
 
 Rows are compared by what they hold: images by their bytes, masks and instances by their pixels. Files whose digests are
-the same are not read.
+the same are not compared. In a folder, digests are those of the files themselves, as they may have been damaged since.
 """
 
 import base64
 import hashlib
 import io
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from datasets import ClassLabel
 
 from scripts.pipeline.configs import METADATA, features_of
 from scripts.pipeline.console import Progress
+from scripts.pipeline.files import file_sha256
 from scripts.pipeline.hub import PublishError, Repository, patiently
 from scripts.pipeline.manifest import FILE, built_manifest, part_of_path
 from scripts.pipeline.parquet import find_rows
@@ -37,6 +39,7 @@ class Version(NamedTuple):
     manifest: dict
     opened: Callable[[str], object]  # path -> what pq.ParquetFile takes
     row: Callable[[str, str], dict]  # (path, image id) -> the row
+    digest: Callable[[str], str | None]  # path -> sha256 of a file, None where it is missing; raises OSError
 
 
 class Place(NamedTuple):
@@ -58,7 +61,8 @@ class Changes:
 
     added, removed: {part: image ids}. changed: {part: [{"id", "columns": [{"name", "before", "after"}]}]}, what is seen
     in pictures first; the first SIDE_BY_SIDE also have "after", of `_picture`, and "before" if that is another one.
-    columns: {part: sentences on columns that only one version has}.
+    columns: {part: sentences on columns that only one version has}. configs: those that only one version has, by
+    "added" and "removed". lost: what could not be compared, and why.
     """
 
     against: str
@@ -67,6 +71,8 @@ class Changes:
     removed: dict[str, list[str]] = field(default_factory=dict)
     changed: dict[str, list[dict]] = field(default_factory=dict)
     columns: dict[str, list[str]] = field(default_factory=dict)
+    configs: dict[str, list[str]] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -87,13 +93,17 @@ def folder_version(folder: str, name: str | None = None) -> Version:
     def row(path, image_id):
         return find_rows([opened(path)], [image_id])[image_id]
 
-    return Version(name or os.path.basename(folder), built_manifest(folder), opened, row)
+    def digest(path):
+        return file_sha256(opened(path)) if os.path.lexists(opened(path)) else None
+
+    return Version(name or os.path.basename(folder), built_manifest(folder), opened, row, digest)
 
 
 def published_version(repository: Repository, revision: str) -> Version:
     """A revision on the Hub. Raises PublishError where there is none, or something else."""
     commit, where = repository.commit_of(revision), f"{repository.repo_id}@{revision}"
-    if FILE not in repository.files(commit):
+    files = set(repository.files(commit))
+    if FILE not in files:
         raise PublishError(f"{where}: holds no {FILE}, so this project did not publish it")
 
     def opened(path):
@@ -103,18 +113,34 @@ def published_version(repository: Repository, revision: str) -> Version:
         found = patiently(f"reading a row of {path}", lambda: find_rows([repository.open(path, commit)], [image_id]))
         return found[image_id]
 
-    return Version(where, parse_at(repository, commit, f"{where}/{FILE}"), opened, row)
+    manifest = parse_at(repository, commit, f"{where}/{FILE}")
+
+    def digest(path):
+        return manifest["files"][path]["sha256"] if path in files else None
+
+    return Version(where, manifest, opened, row, digest)
 
 
 # --------------------------------------------------------------------------------------------------------- comparing
 
 
 def compare(before: Version, after: Version) -> Changes:
-    """What changed from one version to another. Raises ValueError, naming the file, where one cannot be read."""
-    paths = [_differing(one.manifest, other.manifest) for one, other in ((before, after), (after, before))]
-    changes = Changes(before.name, sum(map(len, paths)))
-    with Progress(changes.files, "comparing", unit=" files") as bar:
-        old, new = (_rows(version, some, bar) for version, some in zip((before, after), paths))
+    """What changed from one version to another.
+
+    A file that cannot be read is compared in neither version, and a missing one has no rows: both are named.
+    """
+    changes = Changes(before.name, 0)
+    digests = [_digests(version, changes.lost) for version in (before, after)]
+    paths = [_differing(one, other) for one, other in (digests, digests[::-1])]
+    with Progress(sum(map(len, paths)), "comparing", unit=" files") as bar:
+        read = [_rows(version, some, bar, changes.lost) for version, some in zip((before, after), paths)]
+    unread = {path for digest in digests for path, sha256 in digest.items() if sha256 is UNKNOWN}
+    unread |= {path for (_, there), some in zip(read, paths) for path in set(some) - there}
+    changes.files = sum(len(there - unread) for _, there in read)
+    old, new = ({key: place for key, place in rows.items() if place.path not in unread} for rows, _ in read)
+    configs = [version.manifest["configs"] for version in (before, after)]
+    _keep(changes.configs, "added", [config for config in configs[1] if config not in configs[0]])
+    _keep(changes.configs, "removed", [config for config in configs[0] if config not in configs[1]])
     for part in dict.fromkeys(part for part, _ in [*old, *new]):
         of_old, of_new = ({i: place for (of, i), place in rows.items() if of == part} for rows in (old, new))
         both = sorted(of_old.keys() & of_new.keys())
@@ -141,23 +167,44 @@ def _keep(of, part, some):
         of[part] = some
 
 
-def _differing(manifest, other):
-    """The files of a manifest that are not, byte for byte, in the other."""
-    there = {path: entry["sha256"] for path, entry in other["files"].items()}
-    return [path for path, entry in manifest["files"].items() if there.get(path) != entry["sha256"]]
+UNKNOWN = object()  # in the place of a digest, of a file that is there and cannot be read
 
 
-def _rows(version, paths, bar):
-    """{(part, image id): Place} of some files of a version."""
-    rows = {}
+def _digests(version, lost):
+    """{path: sha256} of the data files of a version that are there. What is wrong is added to `lost`."""
+    found = {}
+    for path in version.manifest["files"]:
+        try:
+            digest = version.digest(path)
+        except OSError as error:
+            found[path] = UNKNOWN
+            lost.append(f"{path} of {version.name}, which cannot be read ({error.strerror or error})")
+            continue
+        if digest is None:
+            lost.append(f"{path} of {version.name}, which is missing: it counts as without rows")
+        else:
+            found[path] = digest
+    return found
+
+
+def _differing(digests, other):
+    """The files that can be read and are not, byte for byte, in the other version."""
+    return [path for path, sha256 in digests.items() if sha256 is not UNKNOWN and other.get(path) != sha256]
+
+
+def _rows(version, paths, bar, lost):
+    """({(part, image id): Place} of some files of a version, those of the files that could be read)"""
+    rows, there = {}, set()
     for path in paths:
         part = part_of_path(path)
         try:
             rows |= {(part, str(place.values["image_id"])): place for place in _places(path, version.opened(path))}
-        except (OSError, ValueError, LookupError) as error:
-            raise ValueError(f"{version.name}: {path} cannot be read, so it is not compared ({error})") from error
+            there.add(path)
+        except (OSError, ValueError, LookupError, NotImplementedError, PublishError) as error:
+            text = re.sub(r" '/[^']*/(data/[^']*)'", r" '\1'", str(error))  # the page may travel
+            lost.append(f"{path} of {version.name}, which cannot be read ({text})")
         bar.update(1)
-    return rows
+    return rows, there
 
 
 def _places(path, file):

@@ -32,9 +32,9 @@
 
   const parts = data.parts;
   const number = parts.reduce((sum, part) => sum + part.id.length, 0);
-  const joined = (name) => [].concat(...parts.map((part) => part[name]));
-  const [ids, labels, folds2, folds5, widths, heights, qualities] = [
-    "id", "label", "fold_2", "fold_5", "width", "height", "quality",
+  const joined = (name) => [].concat(...parts.map((part) => part[name] ?? part.id.map(() => null)));
+  const [ids, labels, folds2, folds5, widths, heights, qualities, segIds, segSets] = [
+    "id", "label", "fold_2", "fold_5", "width", "height", "quality", "kvasir_seg_id", "kvasir_seg_set",
   ].map(joined);
   const partOf = new Uint8Array(number);
   const inPart = new Uint32Array(number); // the row's number within its part
@@ -48,6 +48,7 @@
     Object.entries(part.errors).forEach(([i, text]) => errors.set(start + Number(i), text));
     start += part.id.length;
   });
+  const distinct = new Set(ids).size === number; // labeled and segmented rows share images
   const partName = (row) => parts[partOf[row]].name;
   const finding = (row) => data.findings[labels[row]] ?? [];
   const findingName = (row) => (labels[row] === null ? "none" : (finding(row)[0] ?? `unknown label ${labels[row]}`));
@@ -70,6 +71,7 @@
     tract: (row) => finding(row)[2] ?? "none",
     fold_2: (row) => folds2[row] ?? "none",
     fold_5: (row) => folds5[row] ?? "none",
+    kvasir_seg_set: (row) => segSets[row] ?? "none",
     instances: (row) => unknown(row, ({ instances }) => instances.length),
     boxes: (row) => unknown(row, ({ boxes }) => boxes.length),
   };
@@ -147,15 +149,26 @@
   function update() {
     shown = filter();
     const sum = (what) => shown.reduce((all, row) => all + (some(row)?.[what].length ?? 0), 0);
-    const numbers = [`${count(shown.length)} of ${plural(number, "image")}`];
+    const numbers = [`${count(shown.length)} of ${plural(number, distinct ? "image" : "row")}`];
+    if (!distinct) {
+      if (shown.length === number) numbers[0] = plural(number, "row");
+      numbers.push(plural(shownIds().length, "image"));
+    }
     if (objects.size) numbers.push(plural(sum("instances"), "instance"), plural(sum("boxes"), "box", "boxes"));
     byId("shown").textContent = numbers.join(", ");
+    const chosen = new URLSearchParams(filterText());
+    const titles = [...chosen].filter(([name]) => name !== "order").map(([name, value]) => `${titleOf(name)} ${value}`);
+    byId("printed").textContent = `Shown in the browser: ${numbers.join(", ")}. Filters: ${titles.join("; ") || "none"}.`;
     byId("none").hidden = shown.length > 0;
     byId("copied").textContent = "";
     ranges.forEach((range) => range.draw());
     stop = 0;
     layOut();
   }
+
+  // What a filter is called in the page: ranges by their own titles.
+  const titleOf = (name) =>
+    ranges.find((range) => range.name === name)?.title ?? byId(name).closest("label").firstChild.textContent;
 
   function fillSelects() {
     const fill = (name, options) => {
@@ -182,11 +195,13 @@
   // -------------------------------------------------------------------------------------------------------- ranges
 
   const NO_BIN = 255;
+  const NO_NOTCH = 65535;
   const MOST_BINS = 30;
 
-  // A histogram of a number that rows have, and the range of it that is chosen: bins `from` to `to`, without `to`.
+  // A histogram of a number that rows have, and the range of it that is chosen: notches `from` to `to`, without `to`.
+  // A bin is a notch, or where `finest` is given, some notches of that size.
   class Range {
-    constructor(name, title, valueOf, unit) {
+    constructor(name, title, valueOf, unit, finest = null) {
       Object.assign(this, { name, title, unit });
       const values = Array.from({ length: number }, (_, row) => valueOf(row));
       const known = values.filter((value) => value !== null);
@@ -194,42 +209,47 @@
         Infinity, -Infinity,
       ]);
       this.step = niceStep((most - least) / MOST_BINS);
-      const steps = (value) => Number((value / this.step).toFixed(6)); // without the error of 0.3 / 0.1
+      const inBin = Number((this.step / (finest ?? this.step)).toFixed(6));
+      this.inBin = Number.isInteger(inBin) ? inBin : 1;
+      const steps = (value, step = this.step) => Number((value / step).toFixed(6)); // without the error of 0.3 / 0.1
       this.first = Math.floor(steps(least));
       this.size = Math.ceil(steps(most)) - this.first; // what is at the upper end is in the last bin
-      this.bins = Uint8Array.from(values, (value) =>
-        value === null ? NO_BIN : Math.min(Math.floor(steps(value)) - this.first, this.size - 1),
-      );
+      this.most = this.size * this.inBin;
+      this.notches = Uint16Array.from(values, (value) => {
+        if (value === null) return NO_NOTCH;
+        return Math.min(Math.floor(steps(value, this.step / this.inBin)) - this.first * this.inBin, this.most - 1);
+      });
+      this.bins = Uint8Array.from(this.notches, (at) => (at === NO_NOTCH ? NO_BIN : Math.floor(at / this.inBin)));
       this.counts = new Uint32Array(Math.max(this.size, 0));
       this.all = new Uint32Array(this.counts.length);
       for (const bin of this.bins) if (bin < NO_BIN) this.all[bin]++;
-      [this.from, this.to] = [0, this.size];
+      [this.from, this.to] = [0, this.most];
     }
 
     get chosen() {
-      return this.from > 0 || this.to < this.size;
+      return this.from > 0 || this.to < this.most;
     }
     has(row) {
-      return !this.chosen || (this.bins[row] >= this.from && this.bins[row] < this.to);
+      return !this.chosen || (this.notches[row] >= this.from && this.notches[row] < this.to);
     }
-    edge(bin) {
-      return Number(((this.first + bin) * this.step).toFixed(6));
+    edge(notch) {
+      return Number(((this.first + notch / this.inBin) * this.step).toFixed(6));
     }
     choose(from, to) {
       [this.from, this.to] = [from, to];
     }
 
     get text() {
-      if (!this.chosen) return `All, ${this.edge(0)} to ${this.edge(this.size)}${this.unit}`;
+      if (!this.chosen) return `All, ${this.edge(0)} to ${this.edge(this.most)}${this.unit}`;
       return `${this.edge(this.from)} to ${this.edge(this.to)}${this.unit}`;
     }
     get address() {
       return this.chosen ? `${this.edge(this.from)}-${this.edge(this.to)}` : "";
     }
     set address(text) {
-      const ends = (text ?? "").split("-").map((edge) => Math.round(Number(edge) / this.step) - this.first);
-      const within = ends.length === 2 && ends[0] >= 0 && ends[0] < ends[1] && ends[1] <= this.size;
-      this.choose(...(within ? ends : [0, this.size]));
+      const ends = (text ?? "").split("-").map((edge) => Math.round((Number(edge) / this.step - this.first) * this.inBin));
+      const within = ends.length === 2 && ends[0] >= 0 && ends[0] < ends[1] && ends[1] <= this.most;
+      this.choose(...(within ? ends : [0, this.most]));
     }
 
     make() {
@@ -242,13 +262,13 @@
       );
       this.handles = ["from", "to"].map((end) => {
         const label = `${this.title}, ${end}`;
-        const steps = { type: "range", min: 0, max: this.size, step: 1, id: `${this.name}-${end}` };
+        const steps = { type: "range", min: 0, max: this.most, step: 1, id: `${this.name}-${end}` };
         return element("input", { ...steps, "aria-label": label });
       });
       this.said = element("output", { for: `${this.name}-from ${this.name}-to` });
       this.clear = element("button", { type: "button", "aria-label": `Clear ${this.title}` }, "Clear");
       this.clear.addEventListener("click", () => {
-        this.choose(0, this.size);
+        this.choose(0, this.most);
         changed();
         this.handles[0].focus(); // the button is gone
       });
@@ -279,7 +299,7 @@
       this.chart.setPointerCapture(event.pointerId);
       const move = (moved) => {
         const bin = binAt(moved);
-        this.choose(Math.min(begun, bin), Math.max(begun, bin) + 1);
+        this.choose(Math.min(begun, bin) * this.inBin, (Math.max(begun, bin) + 1) * this.inBin);
         update();
       };
       move(event);
@@ -298,12 +318,12 @@
         [this.all[bin], this.counts[bin]].forEach((images, which) => {
           const place = { x: bin + 0.07, y: 1 - height(images), height: height(images) };
           Object.entries(place).forEach(([name, value]) => pair[which].setAttribute(name, value));
-          pair[which].classList.toggle("out", bin < this.from || bin >= this.to);
+          pair[which].classList.toggle("out", (bin + 1) * this.inBin <= this.from || bin * this.inBin >= this.to);
         }),
       );
-      [this.from, this.to].forEach((bin, end) => {
-        this.handles[end].value = bin;
-        this.handles[end].setAttribute("aria-valuetext", `${this.edge(bin)}${this.unit}`);
+      [this.from, this.to].forEach((notch, end) => {
+        this.handles[end].value = notch;
+        this.handles[end].setAttribute("aria-valuetext", `${this.edge(notch)}${this.unit}`);
       });
       this.said.textContent = this.text;
       this.clear.hidden = !this.chosen;
@@ -319,7 +339,7 @@
     new Range("size", "Image size, megapixels", (row) => (widths[row] ? pixels(row) / 1e6 : null), " MP"),
     new Range("quality", "JPEG quality", (row) => qualities[row], ""),
     new Range("mask", "Mask, share of the image", (row) => (some(row) ? 100 * some(row).share : null), "%"),
-    new Range("iou", "Least IoU of boxes", (row) => some(row)?.lowest ?? null, ""),
+    new Range("iou", "Least IoU of boxes", (row) => some(row)?.lowest ?? null, "", 0.01),
   ].filter((range) => range.size > 1);
 
   // ------------------------------------------------------------------------------------------------------- address
@@ -424,8 +444,17 @@
     image.src = source;
     return image.decode().then(
       () => image,
-      () => null,
+      () => lose(),
     );
+  }
+
+  // A page that was moved without its folder says so, once, and claims nothing of what it does not show.
+  let lost = false;
+  const keepBeside = data.folder === null ? "the file is damaged" : `keep ${decodeURIComponent(data.folder)}/ beside this page`;
+  function lose() {
+    if (!lost) byId("lost").textContent = `Pictures not found: ${keepBeside}`;
+    byId("lost").hidden = !(lost = true);
+    return null;
   }
 
   function tileSize(row) {
@@ -483,7 +512,8 @@
   function wordsOf(row) {
     if (partName(row) !== "segmented") return labels[row] === null ? "unlabeled" : findingName(row);
     if (!some(row)) return "mask not read";
-    return `${plural(some(row).instances.length, "instance")}, ${plural(some(row).boxes.length, "box", "boxes")}`;
+    const numbers = [plural(some(row).instances.length, "instance"), plural(some(row).boxes.length, "box", "boxes")];
+    return numbers.map((text) => text.replace(" ", "\u00a0")).join(" · "); // it breaks between the two alone
   }
 
   function tile(row) {
@@ -590,6 +620,7 @@
 
   const large = byId("large");
   const stage = byId("stage");
+  const NUMBER = 18; // pixels of the screen
   const MOST_ZOOM = 24; // pixels of the screen a pixel of the image
   let series = natural; // what previous and next go through
   let current = null;
@@ -602,7 +633,10 @@
 
   function open(row) {
     series = shown.includes(row) ? shown : natural;
-    if (!large.open) large.showModal();
+    if (!large.open) {
+      large.showModal();
+      byId("next").focus(); // by the attribute, Chromium may refuse where the address is that of a section
+    }
     show(row);
   }
 
@@ -614,6 +648,7 @@
     byId("large-facts").scrollTop = 0;
     byId("previous").setAttribute("aria-disabled", at === 0); // disabled ones would lose the focus
     byId("next").setAttribute("aria-disabled", at === series.length - 1);
+    for (const id of ["large-layers", "large-legend", "layer-keys"]) byId(id)?.toggleAttribute("hidden", !isOriginal(row));
     view = null;
     if (!widths[row]) {
       stage.replaceChildren(element("span", { class: "unreadable" }, "unreadable"));
@@ -624,7 +659,15 @@
     const drawn = svg("svg", { class: "overlay", role: "img", "aria-label": `Image ${ids[row]}` }, image);
     if (some(row)) drawn.append(...overlay(some(row), Math.max(widths[row], heights[row]) / 32));
     stage.replaceChildren(drawn);
-    view = { row, drawn, image };
+    view = { row, drawn, image, numbers: [...drawn.querySelectorAll("text")] };
+    image.addEventListener("error", () => {
+      lose();
+      if (view?.image !== image) return;
+      view = null;
+      stage.replaceChildren(element("span", { class: "unreadable" }, "picture not found"));
+      byId("zoom").textContent = "";
+      byId("large-facts").replaceChildren(...facts(row, false));
+    });
     image.setAttribute("href", address(`pictures/${partName(row)}-${inPart[row]}.${isOriginal(row) ? "jpg" : "webp"}`));
     fit();
   }
@@ -648,7 +691,7 @@
     });
     const numbers = instances.map(({ at: [x, y, width, height], number: which }) => {
       const place = { x: x + width / 2, y: y + height / 2, "text-anchor": "middle", "dominant-baseline": "central" };
-      return svg("text", { ...place, "font-size": size }, String(which));
+      return svg("text", place, String(which));
     });
     return [
       svg("path", { class: "mask", d: mask ?? instances.map(({ path }) => path).join("") }),
@@ -681,6 +724,7 @@
     view.x = within(x, widths[view.row], width);
     view.y = within(y, heights[view.row], height);
     view.drawn.setAttribute("viewBox", `${view.x - width / 2} ${view.y - height / 2} ${width} ${height}`);
+    view.numbers.forEach((text) => text.setAttribute("font-size", NUMBER / view.scale)); // the same on the screen
     view.image.classList.toggle("pixelated", isOriginal(view.row) && view.scale >= 3);
     view.fits = view.scale <= fitting() * 1.001;
     stage.classList.toggle("movable", !view.fits);
@@ -714,7 +758,7 @@
     if (pointers.size === 2 && apart) zoom(spread() / apart, middle());
   }
 
-  function facts(row) {
+  function facts(row, found = true) {
     const [width, height] = [widths[row], heights[row]];
     const objectsOf = some(row);
     const words = { Part: partName(row) };
@@ -722,13 +766,15 @@
       Object.assign(words, { Finding: findingName(row), Category: finding(row)[1] ?? "unknown", Tract: finding(row)[2] ?? "unknown" });
       words.Folds = `2-fold ${folds2[row] ?? "none"}, 5-fold ${folds5[row] ?? "none"}`;
     }
+    if (segIds[row]) words["Kvasir-SEG"] = `${segIds[row]}, ${segSets[row] ?? "no set"}`;
     words.Size = width ? `${count(width)} × ${count(height)} px, JPEG quality ${qualities[row]}` : "unknown";
     if (isOriginal(row)) {
       words.Mask = objectsOf ? `${(100 * objectsOf.share).toFixed(1)}% of the image` : "unknown";
       words["Mask and boxes"] = objectsOf ? (agrees(row) ? "✓ agree" : "✗ disagree") : "unknown";
       words["Least IoU"] = objectsOf ? objectsOf.lowest.toFixed(3) : "unknown";
     }
-    if (width) {
+    if (width && !found) words.Shown = `nothing: ${keepBeside}`;
+    else if (width) {
       const small = Math.max(width, height) > data.side;
       words.Shown = isOriginal(row)
         ? "the original file, at full resolution"
@@ -752,7 +798,7 @@
       ]),
       table("Instances", ["x, y", "Size", "IoU", "Number"], instances, (part) => [
         ...place(part),
-        part.boxed ? part.number : `${part.number} ✗ no box`,
+        part.boxed ? part.number : `${part.number} ✗ no matching box`,
       ]),
     ];
   }
@@ -774,12 +820,19 @@
   // Back to the tile of what was seen last, where it is among those shown; else the browser goes back to the link.
   function closed() {
     clearTimeout(waiting);
+    const row = series === shown ? current : null;
     if (location.hash.startsWith("#image-")) {
-      if (history.state?.pushed) history.back();
-      else remember("replace");
+      if (history.state?.pushed) {
+        addEventListener("popstate", () => requestAnimationFrame(() => setTimeout(focusRow, 0, row)), { once: true });
+        history.back(); // which scrolls, and where the address is that of a section, takes the focus away
+      } else remember("replace");
     }
-    const at = shown.indexOf(current);
-    if (series === shown && at >= 0) focusTile(at);
+    focusRow(row);
+  }
+
+  function focusRow(row) {
+    const at = row === null || large.open ? -1 : shown.indexOf(row);
+    if (at >= 0) focusTile(at);
   }
 
   function keyInLarge(event) {
@@ -791,7 +844,7 @@
     else if (key === "+" || key === "=") zoom(1.5);
     else if (key === "-" || key === "_") zoom(1 / 1.5);
     else if (key === "0") fit();
-    else if (layerKeys[key]) setLayer(layerKeys[key], !isShown(layerKeys[key]));
+    else if (layerKeys[key] && isOriginal(current)) setLayer(layerKeys[key], !isShown(layerKeys[key]));
     else return;
     if (!by || event.shiftKey) event.preventDefault();
   }
@@ -810,16 +863,17 @@
 
   // -------------------------------------------------------------------------------------------------------- copying
 
-  const shownIds = () => Array.from(shown, (row) => ids[row]).join("\n");
+  const shownIds = () => [...new Set(Array.from(shown, (row) => ids[row]))];
 
   async function copyShown() {
-    const done = await copied(shownIds());
-    byId("copied").textContent = done ? `Copied ${plural(shown.length, "id")}` : "The browser refused; download them";
+    const some = shownIds();
+    const done = await copied(some.join("\n"));
+    byId("copied").textContent = done ? `Copied ${plural(some.length, "id")}` : "The browser refused; download them";
   }
 
   function downloadShown() {
     const link = element("a", { download: "image_ids.txt" });
-    link.href = URL.createObjectURL(new Blob([`${shownIds()}\n`], { type: "text/plain" }));
+    link.href = URL.createObjectURL(new Blob([`${shownIds().join("\n")}\n`], { type: "text/plain" }));
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   }

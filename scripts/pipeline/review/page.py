@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 import jinja2
 import pyarrow as pa
-from markupsafe import Markup
+from markupsafe import Markup, escape
+from PIL import Image
 
 from hyper_kvasir import TAXONOMY, Expected
 from scripts.pipeline import leaks
@@ -27,13 +28,14 @@ from scripts.pipeline.manifest import part_of_path, read_manifest
 from scripts.pipeline.output import BuildError, check_name
 from scripts.pipeline.review.compare import Changes, Version, folder_version
 from scripts.pipeline.review.pictures import ACROSS, SIDE, TILE, Store
-from scripts.pipeline.review.problems import grouped, problem_texts
+from scripts.pipeline.review.problems import grouped, kinds_of, problem_texts
 from scripts.pipeline.review.rows import Chosen, agreement, read_rows, spread, tables
 from scripts.pipeline.stats import MATCH
 from scripts.pipeline.verify import UUID, Verified, verify
 
 UNLABELED_SAMPLES = 6
-MOST_PAIRS = 200  # that are shown; all are in leakage.csv
+MOST_PAIRS, UNFOLDED = 200, 6  # pairs that are shown, and those before the fold; all are in leakage.csv
+LEAKS = {split: "Kvasir-SEG" if split == "kvasir_seg_set" else split for split in leaks.OFFICIAL_SPLITS}
 GENERATOR = "scripts.review of hyper-kvasir"  # by which a page of ours is known, and may be replaced
 HERE = Path(__file__).parent
 
@@ -49,11 +51,11 @@ def write_review(
     *,
     every: bool = False,
     compare: Callable[[Version], Changes] | None = None,
-) -> tuple[str, int]:
+) -> tuple[str, str]:
     """Writes the review page of `folder` to the file `to`, and its pictures into a folder beside it if they are many.
 
     `every`: with all unlabeled images. `compare` gives the changes in a Version since another one. Returns the page's
-    status, e.g. "all good" or "3 problems", and the bytes of page and pictures.
+    status, e.g. "all good" or "3 kinds of problem", and what was written, with its sizes.
 
     Raises ValueError where there is no manifest, BuildError where `to` or the folder beside it is something else,
     OSError where they cannot be written.
@@ -71,7 +73,10 @@ def write_review(
         text = page.text(store, workers, every=every).encode()
         store.replace()
         write_file(Path(to), text)
-    return page.status, len(text) + store.bytes_beside
+    written = f"{os.path.basename(to)} ({len(text) / 1e6:.1f} MB)"
+    if store.bytes_beside:
+        written += f" and {store.folder.name}/ ({store.bytes_beside / 1e6:.1f} MB)"
+    return page.status, written
 
 
 def _is_review(path):
@@ -87,7 +92,8 @@ class Page:
         self.manifest = read_manifest(folder)
         self.problems = problem_texts(folder, result)
         self.unknown = unknown_sources(self.manifest, expected)
-        self.status = status_of(self.problems, self.unknown)
+        self.kinds = kinds_of(self.problems)
+        self.status = status_of(len(self.problems), len(self.kinds), self.unknown)
 
     def text(self, store: Store, workers: int, *, every: bool = False) -> str:
         """The whole HTML page. Its pictures go to `store`, and into the page if they are there in the end."""
@@ -113,13 +119,14 @@ class Page:
             unknown=self.unknown,
             absent=[config for config in VIEWS if config not in result.configs],
             problems=len(self.problems),
-            groups=grouped(self.problems, known),
+            groups=grouped(self.kinds, known),
             counts=count_tables(result),
             changes=self.changes,
             known=known,
             samples=finding_samples(first, pictures, result),
             unlabeled=[{"id": image_id, "picture": pictures.get(("unlabeled", image_id))} for image_id in unlabeled],
             pairs=pairs and {**pairs, "shown": [_pair_view(pair, pictures) for pair in pairs["shown"]]},
+            unfolded=UNFOLDED,
             figures=figures(folder),
             shown=shown,
             unread=sorted({part_of_path(path) for path in manifest["files"]} - {METADATA, *shown}),
@@ -147,10 +154,15 @@ class Page:
             "findings": [[finding.name, finding.category, finding.tract] for finding in TAXONOMY],
             "problems": naming,
             "parts": [
-                {"name": name, **part.columns, "objects": part.objects, "errors": part.errors}
+                {"name": name, **_with_values(part.columns), "objects": part.objects, "errors": part.errors}
                 for name, part in shown.items()
             ],
         }
+
+
+def _with_values(columns):
+    """Columns without those of nulls alone, of which a page may have 100,000."""
+    return {name: values for name, values in columns.items() if name == "id" or set(values) != {None}}
 
 
 def _template():
@@ -163,6 +175,7 @@ def _template():
     )
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["json"] = _json
+    environment.filters["breakable"] = lambda text: escape(text).replace("_", Markup("_<wbr>"))  # in no word
     return environment.get_template("page.html.j2")
 
 
@@ -189,10 +202,12 @@ def _policy(css: str, js: str, embedded: bool) -> str:
 # -------------------------------------------------------------------------------------------------------- the status
 
 
-def status_of(problems: list[str], unknown: list[str]) -> str:
-    """The verdict in words, e.g. "all good"."""
+def status_of(problems: int, kinds: int, unknown: list[str]) -> str:
+    """The verdict in words, e.g. "all good" or "3 kinds of problem": one cause may show in a thousand places."""
+    if kinds < problems:
+        return f"{kinds:,} kind{'s' if kinds > 1 else ''} of problem"
     if problems:
-        return f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}"
+        return f"{problems:,} problem{'s' if problems > 1 else ''}"
     return "all good, but not from the known official archives" if unknown else "all good"
 
 
@@ -317,7 +332,7 @@ def _pair_view(pair, pictures):
     facts += [f"masks agree at an IoU of {pair['mask_iou']:.2f}"] if pair["mask_iou"] is not None else []
     return {
         "kind": pair["kind"].replace("_", " "),
-        "leaks": [leaks.SPLITS[split] for split in leaks.OFFICIAL_SPLITS if leaks.is_across(pair, split)],
+        "leaks": [LEAKS[split] for split in leaks.OFFICIAL_SPLITS if leaks.is_across(pair, split)],
         "facts": "; ".join(facts),
         "matrix": " ".join(f"{value:g}" for value in (a, c, b, d, x, y)),
         "one": _end(pair["one"], pictures),
@@ -329,7 +344,7 @@ def _pair_view(pair, pictures):
 
 
 def figures(folder: str) -> list[dict]:
-    """The card's pictures in its order, then others in assets/: [{"name", "alt", "caption", "address"}].
+    """The card's pictures in its order, then others in assets/: [{"name", "alt", "caption", "address", "size"}].
 
     alt and caption, the slanted paragraph below, are the card's; the file's name and "" where it has none.
     """
@@ -344,10 +359,32 @@ def figures(folder: str) -> list[dict]:
         alt, caption = words.get(name, (name, ""))
         data = base64.b64encode(files[name].read_bytes()).decode()
         address = f"data:image/{PICTURES[files[name].suffix]};base64,{data}"
-        title = files[name].stem.replace("_", " ").replace("-", " ")
+        stem = files[name].stem
+        title = TITLES.get(stem, stem.replace("_", " ").replace("-", " ").capitalize())
         caption = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", caption)  # its links are into the card
-        pictures.append({"name": title, "alt": alt, "caption": caption, "address": address})
+        size = _size_of(files[name])
+        pictures.append({"name": title, "alt": alt, "caption": caption, "address": address, "size": size})
     return pictures
 
 
+def _size_of(path):
+    """(width, height) of a picture, so that a page is laid out before it is decoded; None where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+TITLES = {
+    "findings": "Findings",
+    "class_balance": "Images of each finding",
+    "quality": "JPEG quality by finding",
+    "sizes": "Image sizes",
+    "polyps": "Masks and boxes",
+    "objects": "Sizes of polyps and boxes",
+    "heat_maps": "Where polyps are",
+    "unfit": "Boxes that match no instance",
+    "pairs": "Same frames and scenes",
+}
 PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}

@@ -19,7 +19,8 @@ EMBEDDED_BYTES = 20 << 20  # of all pictures: a page of more would open slowly, 
 # A quicker method makes tiles and pictures a tenth larger; a slower one takes twice the time for a tenth less.
 ENCODING = {"format": "WEBP", "quality": 50, "method": 2}
 
-MARK = ".hyper-kvasir-review"  # in the folder of a page: it is ours, and may be replaced
+MARK = ".hyper-kvasir-review"  # in the folder of a page: it is ours, and may be replaced with the page that it names
+_NAMED = re.compile(r"^Page: (.+)$", re.MULTILINE)
 _OURS = re.compile(rf"({re.escape(MARK)}|(sheets|pictures)/[a-z0-9-]+\.(webp|jpg))")
 
 
@@ -104,11 +105,18 @@ class Store:
         self.bytes = 0
         for folder in (self.folder, *self._leftovers()):
             _check_ours(folder)
+        other = _page_of(self.folder)
+        if other not in (None, self.page.name):
+            raise BuildError(
+                f"{self.folder}: holds the pictures of {other}; give {self.page.name} a name that differs in more than "
+                f"its ending, or delete {other} and that folder"
+            )
 
     def _leftovers(self):
-        """Folders that runs which were killed left behind."""
+        """Folders that runs for this page which were killed left behind."""
         pattern = re.compile(rf"{re.escape(self.folder.name)}\.\d+\.incomplete")
-        return [path for path in self.page.absolute().parent.glob("*.incomplete") if pattern.fullmatch(path.name)]
+        found = [path for path in self.page.absolute().parent.glob("*.incomplete") if pattern.fullmatch(path.name)]
+        return [path for path in found if _page_of(path) in (None, self.page.name)]
 
     def __enter__(self):
         return self
@@ -119,7 +127,8 @@ class Store:
     def add(self, name: str, data: bytes) -> None:
         """Keeps a picture, e.g. "sheets/labeled-0.webp"."""
         if not self.bytes:
-            self._write(MARK, b"Made by scripts.review of hyper-kvasir, which replaces this folder with its page.\n")
+            text = "Made by scripts.review of hyper-kvasir, which replaces this folder with its page.\n"
+            self._write(MARK, os.fsencode(f"{text}Page: {self.page.name}\n"))
         self.bytes += len(data)
         self._write(name, data)
 
@@ -162,6 +171,13 @@ class Store:
             shutil.rmtree(self.folder)
         if not self.is_embedded:
             self.beside.rename(self.folder)
+
+
+def _page_of(folder):
+    """The name of the page whose pictures a folder holds, if it says so."""
+    mark = folder / MARK
+    named = _NAMED.search(os.fsdecode(mark.read_bytes())) if mark.is_file() else None
+    return named and named[1]
 
 
 def _check_ours(folder):

@@ -22,19 +22,24 @@ def problem_texts(folder: str, result: Verified) -> list[str]:
     return [text.replace(above, "") for text in result.listed()]
 
 
-def grouped(problems: list[str], known: set[str]) -> list[dict]:
-    """Problems by their kind, in the order in which the kinds come first.
-
-    [{"kind": the text, with "(image)" and the like for what varies; None for a single problem, "count", "examples",
-    "rest", "more": how many are left out}]. An example, and one of the rest, is a list of (text, whether it is an id
-    that the browser can open); it is the image alone, or the file, where that is all that varies.
-    """
+def kinds_of(problems: list[str]) -> list[list[str]]:
+    """Problems by their kind, in the order in which the kinds come first."""
     kinds = defaultdict(list)
     for text in problems:
         of_kind = _VARIES.sub(lambda found: f"({found.lastgroup})", text)
         kinds["numbers" if _NUMBER.fullmatch(text) else of_kind].append(text)
+    return list(kinds.values())
+
+
+def grouped(kinds: list[list[str]], known: set[str]) -> list[dict]:
+    """What the page says of each of `kinds_of`.
+
+    [{"kind": the text, with "(value)" and the like for what varies; None for a single problem, "count", "examples",
+    "rest", "more": how many are left out}]. An example, and one of the rest, is a list of (text, whether it is an id
+    that the browser can open); it is the image alone, or the file, where that is all that varies.
+    """
     groups = []
-    for texts in kinds.values():
+    for texts in kinds:
         kind, told = _told_once(texts)
         pieces = [[(piece, piece in known) for piece in UUID.split(text) if piece] for text in told[:MOST_TOLD]]
         groups.append(
@@ -60,6 +65,7 @@ def _told_once(texts):
     kind = texts[0]
     for match in reversed([found[0][i] for i in varying]):
         kind = f"{kind[: match.start()]}({match.lastgroup}){kind[match.end() :]}"
+    kind = re.sub(r"^(\(file\): )?(\(image\) )?", "", kind)  # what is said of each below
     names = [found[0][i].lastgroup for i in varying]
     if not varying or not {"file", "image"}.issuperset(names):
         return kind, texts

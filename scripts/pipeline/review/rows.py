@@ -31,8 +31,10 @@ from scripts.pipeline.verify import UNREADABLE
 UNLABELED = 1_000  # rows that are shown, spread evenly over the part, unless all are
 TASK = 16  # rows that a worker looks at in one go: a row may have a megabyte
 BATCH_BYTES = 8 << 20  # read in one go, of small rows many
-LOOKED_AT = ("image_id", "image", "label", "fold_2", "fold_5", "mask", "instances", "objects")  # columns of files
-COLUMNS = ("id", "label", "fold_2", "fold_5", "width", "height", "quality")  # of the page
+GIVEN = ("label", "fold_2", "fold_5", "kvasir_seg_id", "kvasir_seg_set")  # columns of files that are shown as they are
+LOOKED_AT = ("image_id", "image", *GIVEN, "mask", "instances", "objects")  # columns of files
+OPTIONAL = ("kvasir_seg_id", "kvasir_seg_set")  # which older folders lack
+COLUMNS = ("id", *GIVEN, "width", "height", "quality")  # of the page
 
 
 # ----------------------------------------------------------------------------------------------------------- reading
@@ -76,10 +78,11 @@ def _files(folder, manifest, part, columns):
         try:
             with pq.ParquetFile(os.path.join(folder, path), memory_map=True, pre_buffer=False) as file:
                 there = file.schema_arrow
-                if all(name in there.names and there.field(name).type == features.field(name).type for name in columns):
+                here = [name for name in columns if name in there.names or name not in OPTIONAL]
+                if all(name in there.names and there.field(name).type == features.field(name).type for name in here):
                     mean = os.path.getsize(os.path.join(folder, path)) // max(file.metadata.num_rows, 1)
                     size = max(BATCH_BYTES // max(mean, 1), TASK)
-                    yield path, file.iter_batches(size, columns=columns, use_threads=False)
+                    yield path, file.iter_batches(size, columns=here, use_threads=False)
         except (OSError, ValueError):
             continue
 
@@ -192,7 +195,7 @@ def look(part: str, rows: list[dict], small: Collection[str]) -> list[Seen]:
 
 
 def _look(part, row, small):
-    scalars = {name: row.get(name) for name in ("label", "fold_2", "fold_5")}
+    scalars = {name: row.get(name) for name in GIVEN}
     seen = Seen({"id": row["image_id"] or "no id", **scalars, "width": 0, "height": 0})
     try:
         seen = _pictured(part, row, seen, small)
