@@ -404,7 +404,14 @@ def test_numbers_are_those_of_the_files(carded):
     assert f", {sum(len(o['id']) for o in objects)} boxes |" in text
     assert "Not the official numbers" in text and "labeled images: 137 here, officially 10,662;" in text
     assert "**Not known to be official.** `labeled` and `segmented` were built from files" in text
-    for claim in ("254 groups", "513 to 558", "18 pairs show", "A copy on Kaggle", "carry burned-in", "macro-F1 of 0.62"):
+    for claim in (
+        "254 groups",
+        "513 to 558",
+        "18 pairs show",
+        "A copy on Kaggle",
+        "carry burned-in",
+        "macro-F1 of 0.62",
+    ):
         assert claim not in text, "of the official archives, which these are not"
 
 
