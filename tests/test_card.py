@@ -831,11 +831,10 @@ def test_no_image_to_show_is_no_figure(carded):
     for path in (SEGMENTED, OTHERS):
         summaries[path]["examples"] = {}
         summaries[path]["objects"] = [[*thing[:-1], "unmatched"] for thing in summaries[path]["objects"]]
-    names = [
-        drawing.name
-        for drawing in figures._drawings(stats.by_part(summaries), folder_examples(str(carded), summaries), ())
-    ]
+    segmented = {"segmented": stats.by_part(summaries)["segmented"]}
+    names = [drawing.name for drawing in figures._drawings(segmented, folder_examples(str(carded), summaries), ())]
     assert "polyps" not in names and "unfit" in names
+    names += ["findings", "class_balance", "quality"]
     drawn = [figures.Figure(name, f"assets/{name}.png", name, b"") for name in names]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "draw", lambda *arguments: drawn)
