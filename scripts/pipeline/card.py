@@ -40,7 +40,6 @@ TEXTS = PROJECT / "dataset_card"
 PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication knows it
 COMMON_SIZES = 5  # of each part, named in the card
 ENCODERS = 4  # kinds of JPEG files, named in the card
-FEW = leaks.FEW  # images of a finding, fewer of which say nothing about its files
 TOLD = {
     "fold_5": "fold_5",
     "fold_2": "fold_2",
@@ -454,7 +453,7 @@ def _shortcut(encoders):
     total, found = of_label.total(), []
     for (label, *kind), count in images.items():
         of, of_others, others = of_label[label], total - of_label[label], of_kind[tuple(kind)] - count
-        if min(of, of_others) >= FEW and count / of - others / of_others >= SHORTCUT:
+        if min(of, of_others) >= leaks.FEW and count / of - others / of_others >= SHORTCUT:
             found.append((count / of - others / of_others, label, *kind, count, of, others, of_others))
     if not found:
         return None

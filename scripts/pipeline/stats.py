@@ -171,10 +171,9 @@ def _read_objects(row, instances):
         return Object(row["image_id"], kind, number, *place, area, round(area / instances.size, 6), *fit)
 
     objects = []
-    for i, (number, place) in enumerate(components.items()):
+    for i, ((number, place), iou) in enumerate(zip(components.items(), best_overlaps(boxes, places))):
         matched = [j for j, fit in enumerate(fits) if fit.kind == MATCHED and fit.component == i]
-        iou = round(max((overlap(box, place) for box in boxes), default=0.0), 4)
-        fit = (iou, matched[0], MATCHED) if matched else (iou, None, "unboxed")
+        fit = (round(iou, 4), matched[0], MATCHED) if matched else (round(iou, 4), None, "unboxed")
         objects.append(thing(INSTANCE, number, place, pixels[number - 1], *fit))
     for j, (box, fit) in enumerate(zip(boxes, fits)):
         match = numbers[fit.component] if fit.kind == MATCHED else None
@@ -255,6 +254,11 @@ def compare_boxes(boxes: list[tuple], components: list[tuple], shape: tuple[int,
 def matched_components(fits: list[Fit]) -> set[int]:
     """The components that a box matches."""
     return {fit.component for fit in fits if fit.kind == MATCHED}
+
+
+def best_overlaps(boxes: list[tuple], components: list[tuple]) -> list[float]:
+    """The IoU of each component with the box that fits it best; 0 where there is no box."""
+    return [max((overlap(box, component) for box in boxes), default=0.0) for component in components]
 
 
 def overlap(one: tuple, other: tuple) -> float:

@@ -25,7 +25,16 @@ from scripts.pipeline.manifest import part_of_path
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.review.outlines import outline
 from scripts.pipeline.review.pictures import SIDE, TILE, Sheets, Store, decoded, encoded, scaled, size_at
-from scripts.pipeline.stats import FITS, compare_boxes, components_of, corners, encoder_of, matched_components, overlap
+from scripts.pipeline.stats import (
+    FITS,
+    MATCHED,
+    best_overlaps,
+    compare_boxes,
+    components_of,
+    corners,
+    encoder_of,
+    matched_components,
+)
 from scripts.pipeline.verify import UNREADABLE
 
 UNLABELED = 1_000  # rows that are shown, spread evenly over the part, unless all are
@@ -252,7 +261,7 @@ def annotation(mask: np.ndarray, instances: np.ndarray, bboxes: list) -> dict:
     boxes = [corners(bbox) for bbox in bboxes]
     fits = compare_boxes(boxes, places, instances.shape)
     matched = matched_components(fits)
-    of_instances = [max((overlap(box, place) for box in boxes), default=0.0) for place in places]
+    of_instances = best_overlaps(boxes, places)
     found = {
         "boxes": [
             {
@@ -284,7 +293,7 @@ def annotation(mask: np.ndarray, instances: np.ndarray, bboxes: list) -> dict:
 def disagrees(objects: dict) -> bool:
     """Whether a box matches no instance, an instance has no box, or their numbers differ."""
     boxes, instances = objects["boxes"], objects["instances"]
-    unfit = any(box["fit"] != "matched" for box in boxes) or not all(instance["boxed"] for instance in instances)
+    unfit = any(box["fit"] != MATCHED for box in boxes) or not all(instance["boxed"] for instance in instances)
     return unfit or len(boxes) != len(instances)
 
 
