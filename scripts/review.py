@@ -24,7 +24,7 @@ from hyper_kvasir import Expected
 from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run, say
 from scripts.pipeline.hub import PublishError, Repository, explain, prepare_clients
 from scripts.pipeline.output import BuildError
-from scripts.pipeline.review.compare import compare, folder_version, published_version
+from scripts.pipeline.review.compare import Version, compare, folder_version, published_version
 from scripts.pipeline.review.page import write_review
 
 PUBLISHED = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
@@ -46,7 +46,7 @@ def main(arguments=None) -> int:
     args = parser.parse_args(arguments)
     expected = Expected.load(args.expect)
     try:
-        before = version_of(args.against) if args.against else None
+        before = named_version(args.against) if args.against else None
         compared = functools.partial(compare, before) if before else None
         status, written = write_review(args.folder, expected, args.workers, args.to, every=args.all, compare=compared)
     except HTTPError as error:
@@ -56,7 +56,7 @@ def main(arguments=None) -> int:
     return 0
 
 
-def version_of(place: str):
+def named_version(place: str) -> Version:
     """The version that --against names. Raises ValueError for what names none."""
     published = PUBLISHED.fullmatch(place)
     if os.path.isdir(place) or not published:

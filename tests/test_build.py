@@ -1,5 +1,6 @@
 """What scripts.build promises of its output."""
 
+import io
 import json
 import os
 import random
@@ -11,16 +12,19 @@ import time
 from pathlib import Path
 
 import datasets
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from hyper_kvasir import CONFIGS, FINDINGS, OFFICIAL, TAXONOMY, VIEWS, Expected
+from hyper_kvasir import CONFIGS, FINDINGS, OFFICIAL, TAXONOMY, VIEWS, Expected, features_of
 from scripts.bench import main as bench
 from scripts.build import main
 from scripts.card import main as card
 from scripts.loopback_hub.__main__ import main as loopback_hub
 from scripts.pipeline.output import BuildError, only_builder_of
+from scripts.pipeline.parquet import find_rows, write_table
 from scripts.review import main as review
 from scripts.verify import main as verify
 from scripts.walkthrough import main as walkthrough
@@ -154,6 +158,31 @@ def test_a_page_begins_with_each_image(tmp_path):
         ends = [start + len(image) for start, image in zip(starts, images)]
         between = [start - end for end, start in zip(ends, starts[1:])]
         assert between and min(between) > 4  # within a page, only the length in 4 bytes stands before a value
+
+
+def test_the_first_rows_are_found_without_reading_the_others():
+    """Of a file of 6 MB no more is read than what buffers of 1 MB take ahead."""
+    images = [{"bytes": np.random.default_rng(i).bytes(100_000), "path": None} for i in range(60)]
+    some = [{"image_id": f"{i:02}", "image": image, "width": 9, "height": 9} for i, image in enumerate(images)]
+    schema = features_of("unlabeled").arrow_schema
+    write_table(pa.Table.from_pylist(some, schema), "unlabeled", {}, file := io.BytesIO())
+    counted = Counted(file.getvalue())
+    found = find_rows([counted], ["00", "05"])
+    assert found == {"00": some[0], "05": some[5]} and counted.bytes < 3_000_000
+    assert find_rows([Counted(file.getvalue())], ["59"])["59"] == some[59]
+    with pytest.raises(KeyError, match="no row 77"):
+        find_rows([Counted(file.getvalue())], ["00", "77"])
+
+
+class Counted(io.BytesIO):
+    """A file that counts the bytes that are read of it."""
+
+    bytes = 0
+
+    def read(self, size=-1):
+        data = super().read(size)
+        self.bytes += len(data)
+        return data
 
 
 def test_rows_are_in_the_order_of_their_ids(built):
@@ -435,7 +464,7 @@ def test_no_other_command_replaces_what_is_not_ours(command, built, source, tmp_
         (mine / name).write_text("mine")
     before = tree(mine)
     if command == "review":
-        expect = ["--expect", f"{source}/expected.json"]
+        expect = ["--expect", f"{source}/expected.json", "--workers", "1"]
         for to, message in (
             (mine / "review.html", "is there, and is no review page"),
             (mine, "is a folder; give the name of the HTML file"),

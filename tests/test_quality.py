@@ -23,8 +23,10 @@ from hyper_kvasir import FINDINGS
 from scripts import bench_quality
 from scripts.bench_quality import CHANGES, jpeg, make_source, picture
 from scripts.pipeline import leaks
+from scripts.pipeline.manifest import read_manifest
 from scripts.pipeline.quality import images, metadata, pairs
 from scripts.pipeline.quality.folds import Row, group_folds, without_leaks
+from scripts.pipeline.review import page
 from scripts.quality import main as quality
 from scripts.review import main as review
 from scripts.verify import main as verify
@@ -388,6 +390,33 @@ def test_metadata_of_other_images_does_not_verify(source, folder, tmp_path, caps
     for column in ("fold_2_grouped", "fold_5_grouped"):
         for image_id in set(before) & set(after):
             assert before[image_id][column] == after[image_id][column] or image_id in said
+
+
+def test_images_that_cannot_be_read_are_not_called_gone(source, folder, capsys):
+    """A file that is cut says nothing of metadata; a row that is missing beside it does."""
+    from tests.test_verify import rewrite
+
+    cut, other = sorted(folder.rglob("data/labeled/**/*.parquet"), key=lambda path: pq.read_metadata(path).num_rows)[
+        -2:
+    ]
+    data = cut.read_bytes()
+    cut.write_bytes(data[: len(data) // 2])
+    said = said_of(source, folder, capsys)
+    assert "Parquet" in said and "labeled are not there" not in said
+    rewrite(folder, str(other.relative_to(folder)), lambda rows: rows[1:])
+    gone = pq.read_metadata(pa.BufferReader(data)).num_rows + 1
+    assert f"{gone} images of labeled are not there" in said_of(source, folder, capsys)
+
+
+def test_pairs_that_leak_come_first_in_the_review(whole, monkeypatch):
+    """Then those of the same frame; as many as the page shows."""
+    manifest = read_manifest(str(whole))
+    found = page.best_pairs(str(whole), manifest)
+    order = [(sum(leaks.is_across(p, split) for split in leaks.OFFICIAL_SPLITS), p["kind"]) for p in found["shown"]]
+    assert order == sorted(order, key=lambda of: (-of[0], of[1] != "same_frame")) and len({*order}) > 2
+    assert found["all"] == len(order) > 3
+    monkeypatch.setattr(page, "MOST_PAIRS", 3)
+    assert page.best_pairs(str(whole), manifest) == {"all": len(order), "shown": found["shown"][:3]}
 
 
 def test_nothing_changed_nothing_done(source, folder, capsys):

@@ -44,7 +44,7 @@ TOLD = {
     "fold_5": "fold_5",
     "fold_2": "fold_2",
     "kvasir_seg": "kvasir_seg_set",
-}  # whose leaks are told first, if it is there
+}  # {config: split}, what leaks told first
 SHORTCUT = 0.5  # by how much more common a kind of file is among a finding than among all others, to be told
 NO_TEXTS = (".png", ".jpg", ".json", ".csv")  # made by this project alone: nobody edits them
 EDITED = ".edited-"  # after the name of a text that was edited by hand, and before a number
@@ -283,6 +283,7 @@ def _templates():
         "size": _in_bytes,
         "percent": stats.in_percent,
         "words": _in_words,
+        "encoder": _encoder_in_words,
         "figure": _in_markdown,
     }
     return environment
@@ -294,6 +295,11 @@ def _in_bytes(number):
         if number < 1000 or unit == "GB":
             return f"{number:,.1f} {unit}" if unit != "bytes" else f"{number:,} bytes"
         number /= 1000
+
+
+def _encoder_in_words(file):
+    """A kind of image files, with "quality" and "jfif"."""
+    return f"JPEG files of quality {file['quality']} {'with' if file['jfif'] else 'without'} a JFIF marker"
 
 
 def _in_words(texts):

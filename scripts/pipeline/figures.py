@@ -249,21 +249,21 @@ def polyps(segmented: dict, examples: Examples) -> Drawing:
 
 def _polyp_row(axes, row, boxes):
     """Draws one image on three axes, in pixels from the upper left."""
-    photo, instances, scale = _small(row)
-    width, height = photo.shape[1] * scale, photo.shape[0] * scale
+    photo, instances, size = _small(row)
+    scale = size[0] / photo.shape[1]
     colored = photo.copy()
     numbers = [int(number) for number in np.unique(instances) if number]
     for number in numbers:
         _tint(colored, instances == number, MASK_COLOR)
     for axis, pixels in zip(axes, (photo, colored, photo)):
-        _show(axis, pixels, (width, height))
+        _show(axis, pixels, size)
     for number in numbers:
         part = instances == number
         _outline(axes[1], part, scale)
         if len(numbers) > 1:
             _number(axes[1], part, scale, number)
     for box in boxes:
-        _box(axes[2], box, (width, height))
+        _box(axes[2], box, size)
 
 
 def unfit(segmented: dict, examples: Examples) -> Drawing:
@@ -274,10 +274,9 @@ def unfit(segmented: dict, examples: Examples) -> Drawing:
     lines = -(-len(boxes) // columns)
     canvas = _canvas(1.75 * lines)
     for axis, box in zip(canvas.subplots(lines, columns, squeeze=False).flat, boxes):
-        photo, instances, scale = _small(rows[box.image_id])
-        size = photo.shape[1] * scale, photo.shape[0] * scale
+        photo, instances, size = _small(rows[box.image_id])
         _show(axis, photo, size)
-        _outline(axis, instances > 0, scale)
+        _outline(axis, instances > 0, size[0] / photo.shape[1])
         _box(axis, box, size, told=False)
         axis.set_title(f"IoU {box.iou:.2f}", loc="center", fontsize=SMALL, fontweight="normal")
     for axis in canvas.axes[len(boxes) :]:
@@ -290,10 +289,10 @@ def unfit(segmented: dict, examples: Examples) -> Drawing:
 
 
 def _small(row):
-    """(photo, height x width x 3; instance map; pixels of the image to one of these) of a segmented row."""
+    """(photo, height x width x 3; instance map, as small; the image's (width, height)) of a segmented row."""
     photo, instances = _photo(row), _picture(row, "instances")
     small = instances.resize(photo.size, Image.Resampling.NEAREST)
-    return np.asarray(photo), np.asarray(small), instances.width / photo.width
+    return np.asarray(photo), np.asarray(small), instances.size
 
 
 def _show(axis, pixels, size):
@@ -331,14 +330,11 @@ def _label(axis, place, text, ha="center"):
 
 
 def shown_pairs(pairs: Sequence[dict]) -> list[dict]:
-    """Pairs of segmented images for the figure: first those of one frame on both sides of Kvasir-SEG's split."""
-
-    def order(pair):
-        return pair["kind"] != KINDS[0], not is_across(pair, "kvasir_seg_set"), pair["one"]["image_id"]
-
+    """Pairs of segmented images for the figure, of each kind first those on both sides of Kvasir-SEG's split."""
     some = [pair for pair in pairs if place_of(pair["one"]) == place_of(pair["other"]) == "segmented"]
-    by_kind = [[pair for pair in sorted(some, key=order) if pair["kind"] == kind] for kind in KINDS]
-    return by_kind[0][:FRAMES] + by_kind[1][:SCENES]
+    some.sort(key=lambda pair: (not is_across(pair, "kvasir_seg_set"), pair["one"]["image_id"]))
+    frames, scenes = ([pair for pair in some if pair["kind"] == kind] for kind in KINDS)
+    return frames[:FRAMES] + scenes[:SCENES]
 
 
 def leaking_pairs(shown: list[dict], examples: Examples) -> Drawing:
@@ -417,7 +413,8 @@ def quality(labeled: dict) -> Drawing:
         of.setdefault(label, {})[jfif, value] = images
     least = min(value for _, _, value, _ in labeled["encoders"])
     canvas, axes = _by_tract(counts, lambda label: -label)
-    for _, axis, labels in axes:
+    for tract, axis, labels in axes:
+        axis.set_title(_title(tract))
         for place, label in enumerate(labels):
             for (jfif, value), images in sorted(of[label].items()):
                 look = {"facecolor": VERMILION, "marker": "s"} if jfif else {"facecolor": BLUE, "marker": "o"}
@@ -425,8 +422,6 @@ def quality(labeled: dict) -> Drawing:
                 axis.scatter(value, place, area, edgecolor="white", linewidth=0.5, alpha=0.85, zorder=3, **look)
         axis.set(xlim=(min(least, 95) - 3, 103))
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for tract, axis, _ in axes:
-        axis.set_title(_title(tract))
     axes[-1][1].set_xlabel("JPEG quality")
     marks = (("s", VERMILION, "with a JFIF marker"), ("o", BLUE, "without"))
     handles = [Line2D([], [], color=c, marker=m, linestyle="", markersize=9, label=text) for m, c, text in marks]

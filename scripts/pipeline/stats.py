@@ -31,6 +31,7 @@ SCHEMA = 3  # of a summary; increment it when the same file is to give another s
 GRID = 64  # cells a side of the heat maps
 MATCH = 2  # pixels by which each edge of a box may be off the component that it belongs to
 FITS = MATCHED, STRETCHED, UNMATCHED = ("matched", "stretched", "unmatched")  # how a box fits the mask
+UNBOXED = "unboxed"  # an instance that no box matches
 FINDING_EXAMPLES = 3  # images of each finding shown on the card
 OBJECT_EXAMPLES = {"one": 2, "several": 2}  # segmented images shown there, beside the most stretched one
 INSTANCE, BOX = "instance", "box"  # the kinds of objects
@@ -122,14 +123,14 @@ class Object(NamedTuple):
     share: float  # of the image's area
     iou: float  # with the object of the other kind that it fits best, both as boxes; 0 without one
     match: int | None  # the number of the object of the other kind that matches, if one does
-    fit: str  # of a box one of FITS; of an instance "matched", or "unboxed" where no box matches it
+    fit: str  # of a box one of FITS; of an instance MATCHED, or UNBOXED where no box matches it
 
 
-class _Image(NamedTuple):
+class Polyps(NamedTuple):
     """The polyps of one segmented image. Boxes are (left, top, right, bottom) in pixels, right and bottom exclusive."""
 
     image_id: str
-    objects: list[Object]
+    objects: list[Object]  # the instances, then the boxes
     boxes: list[tuple]  # the source's
     fits: list["Fit"]  # of the boxes
 
@@ -143,7 +144,7 @@ def _summarize_objects(path):
         for batch in file.iter_batches(4, columns=["image_id", "instances", "objects"], use_threads=False):
             for row in batch.to_pylist():
                 instances = np.asarray(Image.open(io.BytesIO(row["instances"]["bytes"])))
-                images.append(_read_objects(row, instances))
+                images.append(measure(row["image_id"], instances, row["objects"]["bbox"]))
                 mask_map += _on_grid(instances > 0)
                 box_map += _on_grid(_painted(images[-1].boxes, instances.shape))
     fits = [fit for image in images for fit in image.fits]
@@ -159,26 +160,32 @@ def _summarize_objects(path):
     }
 
 
-def _read_objects(row, instances):
-    boxes = [corners(bbox) for bbox in row["objects"]["bbox"]]
-    components, pixels = components_of(instances), pixels_of(instances)
+def measure(image_id: str, instances: np.ndarray, bboxes: list[list[float]]) -> Polyps:
+    """Measures the polyps of an image: its instance map, height x width, against its COCO boxes [x, y, width, height].
+
+    The one measure of them: the card's numbers and the review page's are both by it.
+    """
+    boxes = [_corners(bbox) for bbox in bboxes]
+    components, pixels = _components(instances), _pixels(instances)
     numbers, places = list(components), list(components.values())
     fits = compare_boxes(boxes, places, instances.shape)
 
-    def thing(kind, number, box, area, *fit):
+    def thing(kind, number, box, *, area, iou, match, fit):
         left, top, right, bottom = box
         place = left, top, right - left, bottom - top
-        return Object(row["image_id"], kind, number, *place, area, round(area / instances.size, 6), *fit)
+        share = round(area / max(instances.size, 1), 6)
+        return Object(image_id, kind, number, *place, area, share, round(iou, 4), match, fit)
 
     objects = []
-    for i, ((number, place), iou) in enumerate(zip(components.items(), best_overlaps(boxes, places))):
-        matched = [j for j, fit in enumerate(fits) if fit.kind == MATCHED and fit.component == i]
-        fit = (round(iou, 4), matched[0], MATCHED) if matched else (round(iou, 4), None, "unboxed")
-        objects.append(thing(INSTANCE, number, place, pixels[number - 1], *fit))
+    for i, (number, place) in enumerate(components.items()):
+        iou = max((overlap(box, place) for box in boxes), default=0.0)
+        match = next((j for j, fit in enumerate(fits) if fit.kind == MATCHED and fit.component == i), None)
+        kind = UNBOXED if match is None else MATCHED
+        objects.append(thing(INSTANCE, number, place, area=pixels[number - 1], iou=iou, match=match, fit=kind))
     for j, (box, fit) in enumerate(zip(boxes, fits)):
         match = numbers[fit.component] if fit.kind == MATCHED else None
-        objects.append(thing(BOX, j, box, _area(box), round(fit.overlap, 4), match, fit.kind))
-    return _Image(row["image_id"], objects, boxes, fits)
+        objects.append(thing(BOX, j, box, area=_area(box), iou=fit.overlap, match=match, fit=fit.kind))
+    return Polyps(image_id, objects, boxes, fits)
 
 
 def _encoder(data):
@@ -201,7 +208,7 @@ def encoder_of(image: Image.Image) -> tuple[bool, int]:
 
 
 class Fit(NamedTuple):
-    """How a box fits the mask. The one measure of it: the card's numbers and the review page's are both by it."""
+    """How a box fits the mask."""
 
     component: int | None  # the one that the box fits best, from 0; None where the mask is empty
     overlap: float  # their IoU, both as boxes
@@ -210,30 +217,29 @@ class Fit(NamedTuple):
     at_edge: bool  # ends at the right or lower edge of the image
 
 
-def corners(bbox: list[float]) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a COCO box [x, y, width, height], in pixels, right and bottom exclusive."""
+def _corners(bbox):
     x, y, width, height = bbox
     return int(x), int(y), int(x + width), int(y + height)
 
 
-def components_of(instances: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
-    """{number: (left, top, right, bottom)} of an instance map, height x width; right and bottom exclusive."""
+def _components(instances):
+    """{number: (left, top, right, bottom)} of an instance map."""
     components = {}
-    for number, pixels in enumerate(pixels_of(instances), start=1):
+    for number, pixels in enumerate(_pixels(instances), start=1):
         if pixels:
             across, down = (np.flatnonzero((instances == number).any(axis)) for axis in (0, 1))
             components[number] = (int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1)
     return components
 
 
-def pixels_of(instances: np.ndarray) -> list[int]:
+def _pixels(instances):
     """The pixels of number 1, 2, ... of an instance map."""
     # Not by np.bincount, which takes eight times the memory of the map.
     return [int(np.count_nonzero(instances == number)) for number in range(1, int(instances.max(initial=0)) + 1)]
 
 
 def compare_boxes(boxes: list[tuple], components: list[tuple], shape: tuple[int, int]) -> list[Fit]:
-    """The `Fit` of each box to the components of its image, all as `corners` has them; `shape` is (height, width).
+    """The `Fit` of each box to the components of its image, both as in `Polyps`; `shape` is (height, width).
 
     Matched: every edge is within MATCH pixels of that of the component with the greatest IoU. Else stretched, where the
     box begins at the upper left corner of the image, or unmatched.
@@ -249,16 +255,6 @@ def compare_boxes(boxes: list[tuple], components: list[tuple], shape: tuple[int,
         at_edge = box[2] == shape[1] or box[3] == shape[0]
         fits.append(Fit(best, max(overlaps, default=0.0), kind, differences == [1, 1, 0, 0], at_edge))
     return fits
-
-
-def matched_components(fits: list[Fit]) -> set[int]:
-    """The components that a box matches."""
-    return {fit.component for fit in fits if fit.kind == MATCHED}
-
-
-def best_overlaps(boxes: list[tuple], components: list[tuple]) -> list[float]:
-    """The IoU of each component with the box that fits it best; 0 where there is no box."""
-    return [max((overlap(box, component) for box in boxes), default=0.0) for component in components]
 
 
 def overlap(one: tuple, other: tuple) -> float:

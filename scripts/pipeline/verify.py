@@ -284,19 +284,19 @@ def _check_row(row, part):
 
 def _check_masks(row):
     """Checks mask and instances; returns their pixels."""
-    pixels, size = {}, (row["width"], row["height"])
+    pixels, palettes, size = {}, {}, (row["width"], row["height"])
     for name, mode in (("mask", "L"), ("instances", "P")):
         with Image.open(io.BytesIO(row[name]["bytes"]), formats=["PNG"]) as image:
             if (image.mode, image.size) != (mode, size):
                 raise ValueError(f"{name} of mode {image.mode} and {image.size} pixels, expected {mode} and {size}")
             pixels[name] = np.asarray(image)
-            palette = image.getpalette()  # in the end that of the instances
+            palettes[name] = image.getpalette()
     if not set(np.unique(pixels["mask"])) <= {0, 255} or not pixels["mask"].any():
         raise ValueError("mask is empty or has values other than 0 and 255")
     wanted = instance_map(pixels["mask"] > 0)
     if not np.array_equal(wanted, pixels["instances"]):
         raise ValueError("instances are not the components of the mask")
-    if palette != wanted.getpalette():
+    if palettes["instances"] != wanted.getpalette():
         raise ValueError("instances have other colors than are given to them")
     return pixels
 

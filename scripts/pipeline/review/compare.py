@@ -9,7 +9,8 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ class Version(NamedTuple):
     name: str
     manifest: dict
     opened: Callable[[str], object]  # path -> what pq.ParquetFile takes
-    row: Callable[[str, str], dict]  # (path, image id) -> the row
+    rows: Callable[[str, Iterable[str]], dict[str, dict]]  # (path, image ids) -> {image id: row}
     digest: Callable[[str], str | None]  # path -> sha256 of a file, None where it is missing; raises OSError
 
 
@@ -90,13 +91,13 @@ def folder_version(folder: str, name: str | None = None) -> Version:
     def opened(path):
         return os.path.join(folder, path)
 
-    def row(path, image_id):
-        return find_rows([opened(path)], [image_id])[image_id]
+    def rows(path, image_ids):
+        return find_rows([opened(path)], image_ids)
 
     def digest(path):
         return file_sha256(opened(path)) if os.path.lexists(opened(path)) else None
 
-    return Version(name or os.path.basename(folder), built_manifest(folder), opened, row, digest)
+    return Version(name or os.path.basename(folder), built_manifest(folder), opened, rows, digest)
 
 
 def published_version(repository: Repository, revision: str) -> Version:
@@ -109,16 +110,15 @@ def published_version(repository: Repository, revision: str) -> Version:
     def opened(path):
         return io.BytesIO(repository.read_large(path, commit))
 
-    def row(path, image_id):
-        found = patiently(f"reading a row of {path}", lambda: find_rows([repository.open(path, commit)], [image_id]))
-        return found[image_id]
+    def rows(path, image_ids):
+        return patiently(f"reading rows of {path}", lambda: find_rows([repository.open(path, commit)], image_ids))
 
     manifest = parse_at(repository, commit, f"{where}/{FILE}")
 
     def digest(path):
         return manifest["files"][path]["sha256"] if path in files else None
 
-    return Version(where, manifest, opened, row, digest)
+    return Version(where, manifest, opened, rows, digest)
 
 
 # --------------------------------------------------------------------------------------------------------- comparing
@@ -142,19 +142,33 @@ def compare(before: Version, after: Version) -> Changes:
     _keep(changes.configs, "added", [config for config in configs[1] if config not in configs[0]])
     _keep(changes.configs, "removed", [config for config in configs[0] if config not in configs[1]])
     for part in dict.fromkeys(part for part, _ in [*old, *new]):
-        of_old, of_new = ({i: place for (of, i), place in rows.items() if of == part} for rows in (old, new))
-        both = sorted(of_old.keys() & of_new.keys())
-        found = [_changed(part, image_id, of_old[image_id].values, of_new[image_id].values) for image_id in both]
-        _keep(changes.added, part, sorted(of_new.keys() - of_old.keys()))
-        _keep(changes.removed, part, sorted(of_old.keys() - of_new.keys()))
-        _keep(changes.changed, part, sorted((row for row in found if row["columns"]), key=lambda row: not _seen(row)))
-        _keep(changes.columns, part, _column_sentences(of_old, of_new))
-    changed = [(part, row) for part, rows in changes.changed.items() for row in rows if part != METADATA]
-    for part, row in sorted(changed, key=lambda of: not _seen(of[1]))[:SIDE_BY_SIDE]:
-        for name, version, rows in (("before", before, old), ("after", after, new)):
-            if name == "after" or _seen(row):
-                row[name] = _picture(version.row(rows[part, row["id"]].path, row["id"]))
+        _compare_part(changes, part, *({i: row for (of, i), row in rows.items() if of == part} for rows in (old, new)))
+    _draw(changes, (before, old), (after, new))
     return changes
+
+
+def _compare_part(changes, part, old, new):
+    """Notes what changed in a part, of which {image id: Place} of both versions are given."""
+    both = sorted(old.keys() & new.keys())
+    found = [_changed(part, image_id, old[image_id].values, new[image_id].values) for image_id in both]
+    _keep(changes.added, part, sorted(new.keys() - old.keys()))
+    _keep(changes.removed, part, sorted(old.keys() - new.keys()))
+    _keep(changes.changed, part, sorted((row for row in found if row["columns"]), key=lambda row: not _seen(row)))
+    _keep(changes.columns, part, _column_sentences(old, new))
+
+
+def _draw(changes, before, after):
+    """Adds pictures to the first rows that changed; `before` and `after` are (Version, {(part, image id): Place})."""
+    changed = [(part, row) for part, rows in changes.changed.items() for row in rows if part != METADATA]
+    first = sorted(changed, key=lambda of: not _seen(of[1]))[:SIDE_BY_SIDE]
+    for name, (version, places) in (("before", before), ("after", after)):
+        wanted = defaultdict(dict)
+        for part, row in first:
+            if name == "after" or _seen(row):
+                wanted[places[part, row["id"]].path][row["id"]] = row
+        for path, rows in wanted.items():
+            for image_id, found in version.rows(path, rows).items():
+                rows[image_id][name] = _picture(found)
 
 
 def _seen(row):

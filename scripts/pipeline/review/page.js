@@ -76,11 +76,10 @@
     boxes: (row) => unknown(row, ({ boxes }) => boxes.length),
   };
   const hasFit = (fit) => (row) => some(row)?.boxes.some((box) => box.fit === fit) ?? false;
-  const unboxed = (row) => some(row)?.instances.some((instance) => !instance.boxed) ?? false;
+  const unboxed = (row) => some(row)?.instances.some((instance) => instance.fit === "unboxed") ?? false;
   const numbersDiffer = (row) => Boolean(some(row)) && some(row).boxes.length !== some(row).instances.length;
-  const unfit = (row) => some(row)?.boxes.some((box) => box.fit !== "matched") ?? false;
-  const disagrees = (row) => unfit(row) || unboxed(row) || numbersDiffer(row);
-  const agrees = (row) => Boolean(some(row)) && !disagrees(row);
+  const agrees = (row) => some(row)?.agree ?? false;
+  const disagrees = (row) => Boolean(some(row)) && !agrees(row);
   const tests = {
     agreement: {
       [ALL]: ["All", () => true],
@@ -368,10 +367,22 @@
 
   function remember(how, image = null, pushed = false) {
     clearTimeout(waiting);
+    if (leaving) return;
     const filters = filterText();
     let place = image === null ? "#browser" : `#image-${ids[image]}`;
     if (image !== null && rowOf(ids[image]) !== image) place += `&in=${partName(image)}`;
     history[`${how}State`]({ filters, pushed }, "", filters ? `${place}&${filters}` : place);
+  }
+
+  // An image was closed, and the browser is on its way back to the grid's entry. It arrives later than what is chosen at
+  // once, which is noted then.
+  let leaving = false;
+  function arrive() {
+    leaving = false;
+    if (large.open) remember("push", current, true);
+    else if (filterText() !== history.state?.filters) remember("push");
+    const row = series === shown ? current : null;
+    requestAnimationFrame(() => setTimeout(focusRow, 0, row)); // going back scrolls, and may take the focus away
   }
 
   let waiting = null;
@@ -396,6 +407,7 @@
 
   // Does what the address says: when the page is opened, by a link in it, and when one goes back.
   function follow() {
+    if (leaving) return arrive();
     const [, section, id, text] = location.hash.match(/^#(browser|image-([^&]+))(?:&(.*))?$/) ?? [];
     const filters = history.state?.filters ?? text;
     if (filters !== undefined && filters !== filterText()) setFilters(filters);
@@ -794,11 +806,11 @@
     return [
       table("Boxes", ["x, y", "Size", "IoU", "Instance"], boxes, (box) => [
         ...place(box),
-        box.fit === "matched" ? box.instance : `✗ ${box.fit}`,
+        box.match ?? `✗ ${box.fit}`,
       ]),
       table("Instances", ["x, y", "Size", "IoU", "Number"], instances, (part) => [
         ...place(part),
-        part.boxed ? part.number : `${part.number} ✗ no matching box`,
+        part.fit === "matched" ? part.number : `${part.number} ✗ no matching box`,
       ]),
     ];
   }
@@ -821,10 +833,10 @@
   function closed() {
     clearTimeout(waiting);
     const row = series === shown ? current : null;
-    if (location.hash.startsWith("#image-")) {
+    if (location.hash.startsWith("#image-") && !leaving) {
       if (history.state?.pushed) {
-        addEventListener("popstate", () => requestAnimationFrame(() => setTimeout(focusRow, 0, row)), { once: true });
-        history.back(); // which scrolls, and where the address is that of a section, takes the focus away
+        leaving = true;
+        history.back();
       } else remember("replace");
     }
     focusRow(row);

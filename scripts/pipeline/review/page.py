@@ -28,7 +28,7 @@ from scripts.pipeline.manifest import part_of_path, read_manifest
 from scripts.pipeline.output import BuildError, check_name
 from scripts.pipeline.review.compare import Changes, Version, folder_version
 from scripts.pipeline.review.pictures import ACROSS, SIDE, TILE, Store
-from scripts.pipeline.review.problems import grouped, kinds_of, problem_texts
+from scripts.pipeline.review.problems import MOST_TOLD, grouped, kinds_of, problem_texts
 from scripts.pipeline.review.rows import Chosen, agreement, read_rows, spread, tables
 from scripts.pipeline.stats import MATCH
 from scripts.pipeline.verify import UUID, Verified, verify
@@ -104,7 +104,8 @@ class Page:
         small = set(first.values()) | {("unlabeled", image_id) for image_id in unlabeled}
         ends = [pair[name] for pair in pairs["shown"] for name in ("one", "other")] if pairs else []
         small |= {place for end in ends for place in _places(end)}
-        chosen = Chosen(every, {image_id for text in self.problems for image_id in UUID.findall(text)}, small)
+        told = (text for texts in self.kinds for text in texts[:MOST_TOLD])
+        chosen = Chosen(every, {image_id for text in told for image_id in UUID.findall(text)}, small)
         shown, pictures = read_rows(folder, manifest, chosen, workers, store=store)
         known = {image_id for part in shown.values() for image_id in part.columns["id"]}
         pictures = {place: base64.b64encode(data).decode() for place, data in pictures.items()}
@@ -132,7 +133,7 @@ class Page:
             unread=sorted({part_of_path(path) for path in manifest["files"]} - {METADATA, *shown}),
             summary=agreement(shown["segmented"].objects) if "segmented" in shown else None,
             match=MATCH,
-            data=self._data(shown, store),
+            data=self._data(shown, known, store),
             pictures=embedded,
             policy=_policy(css, js, embedded is not None),
             generator=GENERATOR,
@@ -140,11 +141,11 @@ class Page:
             js=Markup(js),
         )
 
-    def _data(self, shown, store):
+    def _data(self, shown, known, store):
         """What page.js reads: the rows of each part, by columns."""
         naming = defaultdict(list)
         for text in self.problems:
-            for image_id in dict.fromkeys(UUID.findall(text)):
+            for image_id in known.intersection(UUID.findall(text)):
                 naming[image_id].append(text)
         return {
             "tile": TILE,

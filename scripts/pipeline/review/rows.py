@@ -25,16 +25,7 @@ from scripts.pipeline.manifest import part_of_path
 from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.review.outlines import outline
 from scripts.pipeline.review.pictures import SIDE, TILE, Sheets, Store, decoded, encoded, scaled, size_at
-from scripts.pipeline.stats import (
-    FITS,
-    MATCHED,
-    best_overlaps,
-    compare_boxes,
-    components_of,
-    corners,
-    encoder_of,
-    matched_components,
-)
+from scripts.pipeline.stats import BOX, FITS, INSTANCE, MATCHED, UNBOXED, encoder_of, measure
 from scripts.pipeline.verify import UNREADABLE
 
 UNLABELED = 1_000  # rows that are shown, spread evenly over the part, unless all are
@@ -64,7 +55,7 @@ class Chosen(NamedTuple):
 class Shown:
     """What the page shows of a part's rows, in the order of its files."""
 
-    all: int  # rows of the part, shown or not
+    rows: int  # of the part, shown or not
     columns: dict[str, list] = field(default_factory=lambda: {name: [] for name in COLUMNS})
     objects: list[dict | None] = field(default_factory=list)  # of `annotation`, where the part has masks
     errors: dict[int, str] = field(default_factory=dict)  # by the row's number here
@@ -249,40 +240,20 @@ def pixels(png: bytes) -> np.ndarray:
 
 
 def annotation(mask: np.ndarray, instances: np.ndarray, bboxes: list) -> dict:
-    """Outlines and boxes, and how far they agree; by `stats.compare_boxes`, as the card's numbers are.
+    """Outlines and boxes, and how far they agree, by `stats.measure`.
 
-    boxes: [{"at": [x, y, width, height], "iou", "instance", "fit"}] with the number of the instance that fits best, if
-    any, and one of FITS. instances: [{"at", "iou", "number", "boxed", "path"}], "iou" to the best box, "boxed" where a
-    box matches. An IoU is between boxes. lowest: the smallest of all these. share: of the image that is mask. mask: the
-    mask's outline where it differs from the instances together. Paths are of `outline`.
+    boxes: [{"at": [x, y, width, height], "iou", "fit", "match"}]. instances: [{"at", "iou", "fit", "number", "path"}].
+    iou, match and fit are those of `stats.Object`. lowest: the smallest IoU. agree: boxes and instances match one to
+    one. share: of the image that is mask. mask: the mask's outline where it differs from the instances together. Paths
+    are of `outline`.
     """
-    components = components_of(instances)
-    numbers, places = list(components), list(components.values())
-    boxes = [corners(bbox) for bbox in bboxes]
-    fits = compare_boxes(boxes, places, instances.shape)
-    matched = matched_components(fits)
-    of_instances = best_overlaps(boxes, places)
+    objects = measure("", instances, bboxes).objects
+    boxes, parts = ([thing for thing in objects if thing.kind == kind] for kind in (BOX, INSTANCE))
     found = {
-        "boxes": [
-            {
-                "at": list(bbox),
-                "iou": round(fit.overlap, 3),
-                "instance": None if fit.component is None else numbers[fit.component],
-                "fit": fit.kind,
-            }
-            for bbox, fit in zip(bboxes, fits)
-        ],
-        "instances": [
-            {
-                "at": [left, top, right - left, bottom - top],
-                "iou": round(iou, 3),
-                "number": number,
-                "boxed": i in matched,
-                "path": outline(instances[top:bottom, left:right] == number, left, top),
-            }
-            for i, (number, (left, top, right, bottom), iou) in enumerate(zip(numbers, places, of_instances))
-        ],
-        "lowest": round(min([*(fit.overlap for fit in fits), *of_instances], default=0.0), 3),
+        "boxes": [{**_fit(box), "match": box.match} for box in boxes],
+        "instances": [{**_fit(part), "number": part.number, "path": _path(instances, part)} for part in parts],
+        "lowest": min((thing.iou for thing in objects), default=0.0),
+        "agree": all(thing.fit == MATCHED for thing in objects) and len(boxes) == len(parts),
         "share": round(np.count_nonzero(mask) / max(mask.size, 1), 5),
     }
     if not np.array_equal(mask > 0, instances > 0):
@@ -290,11 +261,13 @@ def annotation(mask: np.ndarray, instances: np.ndarray, bboxes: list) -> dict:
     return found
 
 
-def disagrees(objects: dict) -> bool:
-    """Whether a box matches no instance, an instance has no box, or their numbers differ."""
-    boxes, instances = objects["boxes"], objects["instances"]
-    unfit = any(box["fit"] != MATCHED for box in boxes) or not all(instance["boxed"] for instance in instances)
-    return unfit or len(boxes) != len(instances)
+def _fit(thing):
+    return {"at": [thing.x, thing.y, thing.width, thing.height], "iou": thing.iou, "fit": thing.fit}
+
+
+def _path(instances, part):
+    piece = instances[part.y : part.y + part.height, part.x : part.x + part.width]
+    return outline(piece == part.number, part.x, part.y)
 
 
 def agreement(rows: list[dict | None]) -> dict:
@@ -307,6 +280,6 @@ def agreement(rows: list[dict | None]) -> dict:
         "boxes": len(boxes),
         "instances": len(instances),
         **{fit: sum(box["fit"] == fit for box in boxes) for fit in FITS},
-        "unboxed": sum(not instance["boxed"] for instance in instances),
-        "disagree": sum(map(disagrees, known)),
+        UNBOXED: sum(instance["fit"] == UNBOXED for instance in instances),
+        "disagree": sum(not objects["agree"] for objects in known),
     }
