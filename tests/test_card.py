@@ -343,7 +343,7 @@ def test_other_files_count_the_schema_up(official, official_figures, monkeypatch
         manifest, card._metadata(), {"description": "", "rai": {}}, repo_id="ns/name", version="1.0.0"
     )
     filters = "{{ 43600000 | size }} {{ 0.00001 | percent }} {{ 1071 | n }} {{ ['a', 'b', 'c'] | words }}"
-    words = card._templates().from_string(filters).render()
+    words = card._template(filters).render()
     context["leaks"] = repr(context["leaks"])  # its keys are not JSON's
     text = json.dumps([context, front_matter(manifest), described, words], default=repr)
     made = card.SCHEMA, hashlib.sha256(text.encode()).hexdigest()

@@ -262,19 +262,24 @@ def _rai(context):
             return {key: rendered(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return [text for text in map(rendered, value) if text]
-        return " ".join(_templates().from_string(value).render(context).split())
+        return " ".join(_template(value).render(context).split())
 
     return rendered(yaml.safe_load(_text("rai.yaml")))
 
 
 def _render(name, context):
     """A text of `dataset_card/`, without the empty lines and trailing spaces that its conditions leave."""
-    text = _templates().from_string(_text(name)).render(context)
+    text = _template(_text(name)).render(context)
     return re.sub(r"\n{3,}", "\n\n", re.sub(r" +$", "", text, flags=re.MULTILINE)).rstrip() + "\n"
 
 
+@cache  # a build renders the card several times, and compiling it takes most of that
+def _template(text):
+    return _environment().from_string(text)
+
+
 @cache
-def _templates():
+def _environment():
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
