@@ -318,7 +318,7 @@ def test_key_does_not_depend_on_the_bytes_of_code(carded, monkeypatch):
 DIGEST = 4, "d2c443479a02cfec9039a41ea6c1c0acb5f3e8eeccb0e2da04f2062ec3b1fc67"
 
 
-FIGURES_DIGEST = "f8c6af5fc89c1730267f52f1542ec6ba9b9fc1ec9431aa57d5b0479e466fd41f"
+FIGURES_DIGEST = "845fb910f460fbbd1f73d27dabd4a2ec87e109f6cb0107f46ae1e4773b2e34fa"
 
 
 def test_other_figures_count_the_schema_up():

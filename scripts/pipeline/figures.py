@@ -160,7 +160,9 @@ def _photo(row):
 
     They can link images of one patient: a figure need not spread them.
     """
-    photo = _picture(row, "image").convert("RGB")
+    photo = _picture(row, "image")
+    photo.draft("RGB", (PHOTO_SIDE, PHOTO_SIDE))  # decoded at half or a quarter of its size, if that is enough
+    photo = photo.convert("RGB")
     photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
     left = photo.crop((0, 0, max(1, round(TEXT_SHARE * photo.width)), photo.height))
     photo.paste(left.filter(ImageFilter.GaussianBlur(photo.width / 60)), (0, 0))
