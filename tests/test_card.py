@@ -318,7 +318,7 @@ def test_key_does_not_depend_on_the_bytes_of_code(carded, monkeypatch):
 DIGEST = 4, "d2c443479a02cfec9039a41ea6c1c0acb5f3e8eeccb0e2da04f2062ec3b1fc67"
 
 
-FIGURES_DIGEST = "845fb910f460fbbd1f73d27dabd4a2ec87e109f6cb0107f46ae1e4773b2e34fa"
+FIGURES_DIGEST = "15493d4298953058e80e2213ec0bec2bcd706cd91035e7601b5c0c81977e59dc"
 
 
 def test_other_figures_count_the_schema_up():
@@ -843,15 +843,18 @@ def test_no_image_to_show_is_no_figure(carded):
 
 
 def test_burned_in_text_is_not_spread():
-    """The left of every photograph is blurred, and small."""
+    """The left of every photograph is blurred, and what stands on black at its right; it is small."""
     stripes = np.zeros((600, 900, 3), np.uint8)
     stripes[:, ::12] = stripes[:, 1::12] = stripes[:, 2::12] = stripes[:, 3::12] = 255
+    stripes[300:, 720:] = 120  # mucosa, with the same lines
+    stripes[300:, 720::12] = stripes[300:, 721::12] = stripes[300:, 722::12] = 255
     buffer = io.BytesIO()
     Image.fromarray(stripes).save(buffer, "JPEG", quality=95)
     photo = np.asarray(figures._photo({"image": {"bytes": buffer.getvalue()}})).astype(int)
     assert max(photo.shape) == 256
-    left, right = photo[:, 20:70], photo[:, 100:]
-    assert np.ptp(left) < 0.4 * np.ptp(right)
+    left, middle, black, mucosa = photo[:, 20:70], photo[:, 100:180], photo[10:70, 215:], photo[100:, 215:]
+    assert np.ptp(left) < 0.4 * np.ptp(middle) and np.ptp(black) < 0.4 * np.ptp(middle)
+    assert np.ptp(mucosa) > 40
 
 
 def pair(one, other, kind, sets):

@@ -45,7 +45,11 @@ from scripts.pipeline.stats import (
 WIDTH, DPI = 6.4, 220  # inches, pixels an inch: 1408 pixels, twice 704
 SMALL, TEXT = 13.5, 14.5  # points of text; 13.5 are 9.1 pixels on a figure that is 312 pixels wide
 PHOTO_SIDE = 256  # pixels of the longer side of a photograph that is drawn: of more, burned-in text could be read
-TEXT_SHARE = 0.33  # of an image's width, from the left: burned-in text lies there
+TEXT_LEFT, TEXT_RIGHT = (
+    0.33,
+    0.75,
+)  # of an image's width: burned-in text lies left of one, or right of the other on black
+BLACK = 32  # brightness of the border around what the endoscope sees, at most
 FRAMES, SCENES = 4, 2  # pairs of one frame, and of one scene, that are shown
 SLIVER = 0.03  # of the image's longer side: narrower boxes have a ring around them
 
@@ -156,7 +160,7 @@ def _picture(row, column):
 
 
 def _photo(row):
-    """A photograph of at most PHOTO_SIDE pixels, the left, where dates and times are burned in, blurred.
+    """A photograph of at most PHOTO_SIDE pixels, blurred where dates and times are burned in.
 
     They can link images of one patient: a figure need not spread them.
     """
@@ -164,8 +168,11 @@ def _photo(row):
     photo.draft("RGB", (PHOTO_SIDE, PHOTO_SIDE))  # decoded at half or a quarter of its size, if that is enough
     photo = photo.convert("RGB")
     photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
-    left = photo.crop((0, 0, max(1, round(TEXT_SHARE * photo.width)), photo.height))
-    photo.paste(left.filter(ImageFilter.GaussianBlur(photo.width / 60)), (0, 0))
+    left, right = (round(share * photo.width) for share in (TEXT_LEFT, TEXT_RIGHT))
+    border = photo.convert("L").point(lambda brightness: 255 * (brightness <= BLACK)).filter(ImageFilter.MaxFilter(9))
+    border.paste(0, (0, 0, right, photo.height))
+    border.paste(255, (0, 0, max(1, left), photo.height))
+    photo.paste(photo.filter(ImageFilter.GaussianBlur(photo.width / 60)), mask=border)
     return photo
 
 
