@@ -169,10 +169,10 @@ def _split_name(value):
 VIEWS = {
     "labeled": View(
         "labeled",
-        "All labeled images, with finding, category, tract and official folds.",
+        "Labeled images, with finding, category, tract and official folds.",
         "data/labeled/*/*/*.parquet",
     ),
-    "unlabeled": View("unlabeled", "All unlabeled images, for self-supervised training.", "data/unlabeled/*.parquet"),
+    "unlabeled": View("unlabeled", "Unlabeled images, for self-supervised training.", "data/unlabeled/*.parquet"),
     "segmented": View(
         "segmented", "Polyps with a binary mask, an instance map and bounding boxes.", "data/segmented/*.parquet"
     ),

@@ -34,7 +34,8 @@ def main(arguments=None) -> int:
     check_sources_exist(parser, args.source)
     settings = {"workers": args.workers, "checks": not args.no_verify, "expected": Expected.load(args.expect)}
     build(args.source, args.out, args.config or list(BUILT), **settings)
-    say(f"built {args.out}; next: python -m scripts.verify {shlex.quote(args.out)}")
+    then = "" if args.no_verify else f"; next: python -m scripts.verify {shlex.quote(args.out)}"
+    say(f"built {args.out}{then}")
     return 0
 
 

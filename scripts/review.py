@@ -4,8 +4,9 @@
     python -m scripts.review dist/hyper-kvasir --to review.html --against ns/hyper-kvasir@v1.0.0
 
 Holds the counts expected and found, every problem that scripts.verify finds, the folder's figures, an image of each
-finding, and all images: every labeled and segmented one and 1,000 unlabeled ones (with --all, every one), as tiles
-that can be filtered, and in a large view; segmented ones at full resolution, with mask, instances and boxes.
+finding, and all images: every labeled and segmented one, 1,000 unlabeled ones and those that a problem names (with
+--all, every one), as tiles that can be filtered, and in a large view; segmented ones at full resolution, with mask,
+instances and boxes.
 
 Pictures of more than 20 MB are put into a folder beside the page, review_files/ of review.html: keep the two together.
 The page opens from disk, and its content security policy blocks network access. With --against, rows that were added,
@@ -27,7 +28,7 @@ from scripts.pipeline.output import BuildError
 from scripts.pipeline.review.compare import Version, compare, folder_version, published_version
 from scripts.pipeline.review.page import write_review
 
-PUBLISHED = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?")
+PUBLISHED = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+?)(?:@([\w./-]+))?")
 
 
 @refusing(BuildError, PublishError, ValueError, OSError)
@@ -62,7 +63,11 @@ def named_version(place: str) -> Version:
     if os.path.isdir(place) or not published:
         return folder_version(place)
     prepare_clients()
-    return published_version(Repository(HfApi(), published[1]), published[2] or "main")
+    try:
+        return published_version(Repository(HfApi(), published[1]), published[2] or "main")
+    except (PublishError, HTTPError) as error:
+        text = f"{place}: no such folder, so taken for a repository on the Hub: {explain(error)}"
+        raise PublishError(text) from error
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ OBJECT_FACTS = (
     "otherwise off: 8).",
     "1,043 of 1,071 do",
     "Of the others, 20 reach to the upper left corner of the image, and 8 are off otherwise.",
-    "- **28 of 1,071 boxes are off by more than 2 pixels**: 20 to the upper left corner (IoU ",
+    "- **28 of 1,071 boxes are off by more than 2 pixels**: 20 stretched to the upper left corner (IoU ",
     "- Segmented images that are JPEG files of quality 75 with a JFIF marker: 982.",
 )
 

@@ -55,6 +55,9 @@ def test_the_real_labeled_sample_is_incomplete(real, tmp_path, capsys, monkeypat
     missing = [line[8:] for line in capsys.readouterr().err.splitlines() if line.startswith("waived: ")]
     assert missing == listed
     assert len(load_dataset(str(tmp_path / "out"), "labeled", split="train")) == 16
+    card = (tmp_path / "out/README.md").read_text("utf-8")
+    assert "16 findings in 4 categories and 2 tracts |" in card, "no fold is known of any"
+    assert "the official split files" not in card and "**Folds**" not in card
 
 
 # ------------------------------------------------------------------------------------------------------- true numbers

@@ -980,17 +980,18 @@ def test_what_is_alike_is_told_once(visit, folder, tmp_path):
 
 def test_kinds_of_problems():
     ids = [f"0000000{i}-0000-0000-0000-000000000000" for i in range(3)]
-    texts = [f"data/a.parquet: {i} is not a labeled image" for i in ids]
+    texts = [f"data/a.parquet: {i} is segmented and has no labeled row" for i in ids]
     texts += ["boxes: 7, expected 8", "fold_2 / fold_0: 9, expected 8", "README.md: cannot be read"]
     groups = grouped(kinds_of(texts), {ids[0]})
     assert [(group["kind"], group["count"]) for group in groups] == [
-        ("data/a.parquet: (image) is not a labeled image", 3), ("numbers that are not as expected", 2), (None, 1),
+        ("data/a.parquet: (image) is segmented and has no labeled row", 3),
+        ("numbers that are not as expected", 2), (None, 1),
     ]  # fmt: skip
     assert groups[0]["examples"][:2] == [[(ids[0], True)], [(ids[1], False)]]
     assert groups[1]["examples"][1] == [("fold_2 / fold_0: 9, expected 8", False)]
-    texts = [f"data/{i}.parquet: {image_id} is not a labeled image" for i, image_id in enumerate(ids)]
+    texts = [f"data/{i}.parquet: {image_id} is segmented and has no labeled row" for i, image_id in enumerate(ids)]
     (group,) = grouped(kinds_of(texts), set())
-    assert group["kind"] == "is not a labeled image" and group["examples"][0] == [(ids[0], False)]
+    assert group["kind"] == "is segmented and has no labeled row" and group["examples"][0] == [(ids[0], False)]
     assert (status_of(3, 1, []), status_of(1_000, 3, [])) == ("1 kind of problem", "3 kinds of problem")
     assert (status_of(1, 1, []), status_of(2, 2, [])) == ("1 problem", "2 problems")
 
@@ -1019,6 +1020,7 @@ def test_an_even_sample_of_the_unlabeled_or_all(visit, folder, tmp_path, monkeyp
         page.select_option("#part", "unlabeled")
         assert shown_ids(page) == wanted
         assert ("spread evenly" in page.inner_text("#browser")) == (not flags)
+        assert list(json.loads(page.text_content("#data"))["problems"]) == ids[1 : 3 if flags else 2]
 
 
 def test_all_good_is_not_said_of_other_archives(folder, tmp_path, unverified):
@@ -1030,7 +1032,7 @@ def test_all_good_is_not_said_of_other_archives(folder, tmp_path, unverified):
     main([str(folder), "--to", str(tmp_path / "page.html"), "--expect", str(tmp_path / "expected.json")])
     page = (tmp_path / "page.html").read_text()
     assert '<h2 class="headline">All good, but not from the known official archives</h2>' in page
-    assert "labeled: hyper-kvasir-labeled-images.zip is not the archive whose digest is known" in page
+    assert "labeled: the digest of hyper-kvasir-labeled-images.zip is not the known one" in page
     assert "segmented: " not in page
 
 
@@ -1247,9 +1249,10 @@ def test_columns_that_one_version_has_are_told_once():
     assert compare.compare(*versions[::-1]).columns == {"labeled": ["The column fold_2 is gone."]}
 
 
-def test_pictures_are_of_the_first_rows_that_changed_and_of_no_metadata(monkeypatch):
+@pytest.mark.parametrize("most", [3, 8])
+def test_pictures_are_of_the_first_rows_that_changed_and_of_no_metadata(most, monkeypatch):
     """A file is read once for all of its rows."""
-    monkeypatch.setattr(compare, "SIDE_BY_SIDE", 3)
+    monkeypatch.setattr(compare, "SIDE_BY_SIDE", most)
     ids = "abcde"
 
     def version(**values):
@@ -1258,9 +1261,10 @@ def test_pictures_are_of_the_first_rows_that_changed_and_of_no_metadata(monkeypa
 
     (before, of_before), (after, of_after) = version(fold_2=0), version(fold_2=1)
     changes = compare.compare(before, after)
-    assert [row["id"] for row in changes.changed["labeled"] if "after" in row] == ["a", "b", "c"]
+    shown = [*ids[:most]]
+    assert [row["id"] for row in changes.changed["labeled"] if "after" in row] == shown
     assert len(changes.changed["metadata"]) == 5 and not any("after" in row for row in changes.changed["metadata"])
-    assert of_before == [] and of_after == [(LABELED, ["a", "b", "c"])]
+    assert of_before == [] and of_after == [(LABELED, shown)]
 
 
 def test_what_cannot_be_compared_is_named_and_the_rest_compared(visit, versions, tmp_path, unverified):
@@ -1304,7 +1308,8 @@ sys.exit(codes != [0, 1])"""
     assert status == 0, said
     page = to.read_text()
     assert "Changes since ns/hyper-kvasir@v1.0.0" in page and "changed: <b>2</b>" in page
-    assert "no revision 'v9.9.9'" in said and "Traceback" not in said
+    place = "ns/hyper-kvasir@v9.9.9: no such folder, so taken for a repository on the Hub: "
+    assert place in said and "no revision 'v9.9.9'" in said and "Traceback" not in said
 
 
 # --------------------------------------------------------------------------------------------------- everybody, paper
@@ -1357,7 +1362,14 @@ def test_the_command_says_what_it_wrote_always_the_same(folder, address, tmp_pat
     assert to.read_bytes() == (folder.parent / "review.html").read_bytes()
 
 
-def test_the_command_refuses_a_folder_that_was_not_built(tmp_path, capsys):
-    assert main([str(tmp_path), "--to", str(tmp_path / "page.html")]) == 1
-    assert "no manifest.json" in capsys.readouterr().err
+def test_the_command_refuses_a_folder_that_was_not_built(folder, tmp_path, capsys, monkeypatch):
+    """Also to compare with: what begins with a dot is no repository."""
+    monkeypatch.chdir(tmp_path)
+    to = ["--to", str(tmp_path / "page.html")]
+    for arguments, said in (
+        ([str(tmp_path), *to], "no manifest.json"),
+        ([str(folder), *to, "--against", "../another"], "another: no such folder"),
+    ):
+        assert main(arguments) == 1
+        assert said in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

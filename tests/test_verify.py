@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_read_is_told_once(folder, how, verify):
         and "some cannot be read" in table
         and "differs" not in table
     )
-    assert ", expected " not in problems and "is not a labeled image" not in problems
+    assert ", expected " not in problems and "has no labeled row" not in problems
 
 
 def test_what_a_lost_file_does_not_explain_is_told(folder, verify):

@@ -34,17 +34,14 @@ from scripts.pipeline.stats import Examples
 
 VERSION = str(HyperKvasir.VERSION)
 OFFICIAL = Expected.load(None)
-SCHEMA = 4  # of the card's files but stats.json; increment it when the same data and texts are to give others
+SCHEMA = 5  # of the card's files but stats.json; increment it when the same data and texts are to give others
 PROJECT = Path(__file__).parents[2]
 TEXTS = PROJECT / "dataset_card"
 PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication knows it
 COMMON_SIZES = 5  # of each part, named in the card
 ENCODERS = 4  # kinds of JPEG files, named in the card
-TOLD = {
-    "fold_5": "fold_5",
-    "fold_2": "fold_2",
-    "kvasir_seg": "kvasir_seg_set",
-}  # {config: split}, what leaks told first
+# {config: split}; of the first that is there the leaks are told
+TOLD = {"fold_5": "fold_5", "fold_2": "fold_2", "kvasir_seg": "kvasir_seg_set"}
 SHORTCUT = 0.5  # by how much more common a kind of file is among a finding than among all others, to be told
 NO_TEXTS = (".png", ".jpg", ".json", ".csv")  # made by this project alone: nobody edits them
 EDITED = ".edited-"  # after the name of a text that was edited by hand, and before a number
@@ -574,6 +571,7 @@ def _labeled_context(labeled, metadata):
         by_tract[TAXONOMY[label].tract] += images
     return {
         "rows": labeled["rows"],
+        "in_folds": _in_folds(labeled),
         "findings": sorted(counts),
         "categories": [
             (name, by_category[name], metadata["categories"][name])
@@ -591,6 +589,11 @@ def _labeled_context(labeled, metadata):
             for i, finding in enumerate(TAXONOMY)
         ],
     }
+
+
+def _in_folds(summary):
+    """The images of which a fold is known."""
+    return sum(images for _, *folds, images in summary["cells"] if folds != [None, None])
 
 
 def _fold_table(labeled):
@@ -630,6 +633,7 @@ def _segmented_context(segmented):
     encoders = sorted(segmented["encoders"], key=lambda encoder: -encoder[3])
     return {
         "rows": segmented["rows"],
+        "in_folds": _in_folds(segmented),
         **{name: len(some) for name, some in objects.items()},
         "in_kvasir_seg": sum(images for name, images in segmented["kvasir_seg"] if name),
         "offset": segmented["boxes_offset"],
@@ -651,7 +655,7 @@ def _segmented_context(segmented):
 
 def _off(segmented):
     """The boxes that match nothing, by how they do not: [{"number", "how", "range" of their IoU, in words}]"""
-    ways = {stats.STRETCHED: "to the upper left corner", stats.UNMATCHED: "otherwise"}
+    ways = {stats.STRETCHED: "stretched to the upper left corner", stats.UNMATCHED: "elsewhere"}
     found = []
     for fit, how in ways.items():
         ious = [box.iou for box in stats.unfit_boxes(segmented) if box.fit == fit]

@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from hyper_kvasir import TAXONOMY, VIEWS
 from scripts.pipeline.configs import KINDS, METADATA
@@ -45,11 +45,9 @@ from scripts.pipeline.stats import (
 WIDTH, DPI = 6.4, 220  # inches, pixels an inch: 1408 pixels, twice 704
 SMALL, TEXT = 13.5, 14.5  # points of text; 13.5 are 9.1 pixels on a figure that is 312 pixels wide
 PHOTO_SIDE = 256  # pixels of the longer side of a photograph that is drawn: of more, burned-in text could be read
-TEXT_LEFT, TEXT_RIGHT = (
-    0.33,
-    0.75,
-)  # of an image's width: burned-in text lies left of one, or right of the other on black
-BLACK = 32  # brightness of the border around what the endoscope sees, at most
+TEXT_LEFT = 0.33  # of an image's width, from the left: burned-in text lies there,
+TEXT_RIGHT = 0.75  # or from here on to the right, on the black border,
+BLACK = 32  # which is at most as bright
 FRAMES, SCENES = 4, 2  # pairs of one frame, and of one scene, that are shown
 SLIVER = 0.03  # of the image's longer side: narrower boxes have a ring around them
 
@@ -172,7 +170,8 @@ def _photo(row):
     border = photo.convert("L").point(lambda brightness: 255 * (brightness <= BLACK)).filter(ImageFilter.MaxFilter(9))
     border.paste(0, (0, 0, right, photo.height))
     border.paste(255, (0, 0, max(1, left), photo.height))
-    photo.paste(photo.filter(ImageFilter.GaussianBlur(photo.width / 60)), mask=border)
+    mask = ImageChops.lighter(border, border.filter(ImageFilter.BoxBlur(6)))  # no edge that looks like a fault
+    photo.paste(photo.filter(ImageFilter.GaussianBlur(photo.width / 60)), mask=mask)
     return photo
 
 
@@ -408,10 +407,11 @@ def class_balance(labeled: dict) -> Drawing:
     ]
     canvas.legend(handles=handles, loc="outside lower left", ncols=1, handletextpad=0.2)
     most, least = max(counts, key=counts.get), min(counts, key=counts.get)
-    alt = (
-        "Dots for the images of each finding on a logarithmic axis, "
-        f"from {counts[most]:,} of {TAXONOMY[most].name} down to {counts[least]:,} of {TAXONOMY[least].name}"
-    )
+    alt = "Dots for the images of each finding on a logarithmic axis, "
+    if counts[most] > counts[least]:
+        alt += f"from {counts[most]:,} of {TAXONOMY[most].name} down to {counts[least]:,} of {TAXONOMY[least].name}"
+    else:
+        alt += f"{counts[most]:,} of each"
     return Drawing("class_balance", "png", alt, canvas)
 
 

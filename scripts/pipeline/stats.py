@@ -166,7 +166,8 @@ def measure(image_id: str, instances: np.ndarray, bboxes: list[list[float]]) -> 
     The one measure of them: the card's numbers and the review page's are both by it.
     """
     boxes = [_corners(bbox) for bbox in bboxes]
-    components, pixels = _components(instances), _pixels(instances)
+    pixels = _pixels(instances)
+    components = _components(instances, pixels)
     numbers, places = list(components), list(components.values())
     fits = compare_boxes(boxes, places, instances.shape)
 
@@ -222,11 +223,11 @@ def _corners(bbox):
     return int(x), int(y), int(x + width), int(y + height)
 
 
-def _components(instances):
-    """{number: (left, top, right, bottom)} of an instance map."""
+def _components(instances, pixels):
+    """{number: (left, top, right, bottom)} of an instance map, of which `_pixels` are known."""
     components = {}
-    for number, pixels in enumerate(_pixels(instances), start=1):
-        if pixels:
+    for number, of_number in enumerate(pixels, start=1):
+        if of_number:
             across, down = (np.flatnonzero((instances == number).any(axis)) for axis in (0, 1))
             components[number] = (int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1)
     return components

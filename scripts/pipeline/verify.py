@@ -362,7 +362,9 @@ def _check_ids(contents, unread, result):
         result.problems.append(f"{len(both):,} ids are both labeled and unlabeled, e.g. {min(both)}")
     alone = sorted(ids["segmented"].keys() - ids["labeled"].keys()) if ids["labeled"] else []
     if len(alone) > _rows_of(unread, "labeled"):  # else they may be in what cannot be read
-        result.problems += [f"{ids['segmented'][image_id][0]}: {image_id} is not a labeled image" for image_id in alone]
+        result.problems += [
+            f"{ids['segmented'][image_id][0]}: {image_id} is segmented and has no labeled row" for image_id in alone
+        ]
     for image_id in sorted(ids["segmented"].keys() & ids["labeled"].keys()):
         path, i = ids["segmented"][image_id]
         labeled_path, j = ids["labeled"][image_id]

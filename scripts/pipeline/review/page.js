@@ -87,7 +87,7 @@
       matched: ["A box matches", hasFit("matched")],
       stretched: ["A box is stretched", hasFit("stretched")],
       unmatched: ["A box is unmatched", hasFit("unmatched")],
-      unboxed: ["An instance has no box", unboxed],
+      unboxed: ["No box matches an instance", unboxed],
       numbers: ["Numbers differ", numbersDiffer],
       agree: ["Agree", agrees],
     },

@@ -145,8 +145,9 @@ class Page:
         """What page.js reads: the rows of each part, by columns."""
         naming = defaultdict(list)
         for text in self.problems:
-            for image_id in known.intersection(UUID.findall(text)):
-                naming[image_id].append(text)
+            for image_id in dict.fromkeys(UUID.findall(text)):
+                if image_id in known:
+                    naming[image_id].append(text)
         return {
             "tile": TILE,
             "across": ACROSS,
@@ -222,7 +223,9 @@ def unknown_sources(manifest: dict, expected: Expected) -> list[str]:
         archives = {file["sha256"] for name, file in expected.sources.items() if f"-{part}-" in name}
         known = archives | ({expected.segmented_content} - {None} if part == "segmented" else set())
         if known and not known & {source.get("sha256"), source.get("content")}:
-            text = f"{part}: {source['file']} is not the archive whose digest is known; its images may be others."
+            text = (
+                f"{part}: the digest of {source['file']} is not the known one; its images may not be the official ones."
+            )
             said.append(text)
     return said
 

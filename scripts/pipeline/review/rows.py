@@ -247,7 +247,7 @@ def annotation(mask: np.ndarray, instances: np.ndarray, bboxes: list) -> dict:
     one. share: of the image that is mask. mask: the mask's outline where it differs from the instances together. Paths
     are of `outline`.
     """
-    objects = measure("", instances, bboxes).objects
+    objects = measure("", instances, bboxes).objects  # the page has the id beside them
     boxes, parts = ([thing for thing in objects if thing.kind == kind] for kind in (BOX, INSTANCE))
     found = {
         "boxes": [{**_fit(box), "match": box.match} for box in boxes],
@@ -271,7 +271,7 @@ def _path(instances, part):
 
 
 def agreement(rows: list[dict | None]) -> dict:
-    """Of all images: numbers of images, instances, boxes, boxes by their fit, instances without a box."""
+    """Of all images: numbers of images, instances, boxes, boxes by their fit, instances that no box matches."""
     known = [objects for objects in rows if objects]
     boxes = [box for objects in known for box in objects["boxes"]]
     instances = [instance for objects in known for instance in objects["instances"]]
