@@ -799,6 +799,15 @@ def test_how_boxes_fit():
     assert stats.compare_boxes([(0, 0, 1, 1)], [], (50, 60)) == [stats.Fit(None, 0.0, "stretched", False, False)]
 
 
+def test_an_instance_is_matched_by_the_first_of_its_boxes():
+    instances = np.zeros((50, 60), np.uint8)
+    instances[10:20, 10:20] = 1
+    boxes = [[0.0, 0.0, 2.0, 2.0], [9.0, 9.0, 11.0, 11.0], [10.0, 10.0, 10.0, 10.0]]
+    instance, *others = stats.measure("x", instances, boxes).objects
+    assert (instance.match, instance.iou, instance.fit) == (1, 1.0, "matched")
+    assert [box.match for box in others] == [None, 1, 1]
+
+
 def test_a_kind_of_file_that_gives_a_finding_away():
     """Of 30 polyps 25 are of a kind that 3 of 40 others are; few images, or a kind that others have, tell nothing."""
     told = [[4, True, 75, 25], [4, False, 97, 5], [0, True, 75, 3], [0, False, 100, 17], [1, False, 100, 20]]
@@ -870,8 +879,8 @@ def pair(one, other, kind, sets):
 def test_pairs_that_leak_are_shown_first():
     both = ("train", "validation")
     pairs = [
-        pair("a", "b", "same_scene", both), pair("c", "d", "same_frame", ("train", "train")),
-        pair("e", "f", "same_frame", both), pair("g", "h", "same_scene", both), pair("i", "j", "same_scene", both),
+        pair("i", "j", "same_scene", both), pair("c", "d", "same_frame", ("train", "train")),
+        pair("e", "f", "same_frame", both), pair("g", "h", "same_scene", both), pair("a", "b", "same_scene", both),
     ]  # fmt: skip
     assert [p["one"]["image_id"] for p in figures.shown_pairs(pairs)] == ["e", "c", "a", "g"]
     row = {"image": png(np.full((20, 30, 3), 100))}

@@ -483,6 +483,69 @@ def test_what_is_chosen_right_after_an_image_is_closed_stays(page, truth):
     assert page.input_value("#boxes") == "all" and shown_ids(page) == ids
 
 
+def test_another_image_right_after_one_is_closed(page, visit, address, truth):
+    """Clicked before the page is told of the closing, or while the browser goes back; closed, the grid is there."""
+    page.select_option("#boxes", "2")
+    ids = shown_ids(page)
+    at_once = "() => { document.getElementById('large').close(); document.querySelectorAll('.tile')[2].click(); }"
+    on_the_way = """() => document.getElementById("large").addEventListener("close", () => {
+        document.querySelectorAll(".tile")[2].click();
+    }, { once: true })"""
+    for script, key in ((at_once, None), (on_the_way, "Escape")):
+        open_first(page)
+        page.evaluate(script)
+        if key:
+            page.keyboard.press(key)
+        playwright.expect(page).to_have_url(re.compile(f"#image-{ids[2]}"))
+        assert page.inner_text("#large-id") == ids[2]
+        page.keyboard.press("Escape")
+        playwright.expect(page).to_have_url(re.compile(r"#browser&.*boxes=2"))
+        page.wait_for_timeout(100)
+        assert page.is_hidden("#large") and shown_ids(page) == ids
+    linked = visit(f"{address}#image-{ids[0]}&part=segmented")
+    linked.evaluate("document.getElementById('grid').scrollIntoView()")
+    linked.locator(".tile").nth(2).wait_for(state="attached")
+    linked.evaluate(at_once)
+    linked.keyboard.press("Escape")
+    playwright.expect(linked).to_have_url(re.compile("#browser"))
+    linked.wait_for_timeout(100)
+    assert linked.is_hidden("#large")
+
+
+def test_two_images_closed_at_once_go_back_once(page):
+    """To the grid as it was, and not to what was before."""
+    page.select_option("#boxes", "2")
+    open_first(page)
+    page.evaluate("""() => {
+        const large = document.getElementById("large");
+        large.addEventListener("close", () => {
+            document.querySelectorAll(".tile")[2].click();
+            large.close();
+        }, { once: true });
+    }""")
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(300)
+    assert page.is_hidden("#large") and page.input_value("#boxes") == "2"
+
+
+def test_what_is_typed_is_there_after_an_image(page, truth):
+    """However soon it was opened."""
+    one = sorted(truth)[17]
+    page.fill("#search", one[:8])
+    page.evaluate("document.querySelector('.tile').click()")
+    page.go_back()
+    playwright.expect(page.locator("#large")).to_be_hidden()
+    assert page.input_value("#search") == one[:8]
+
+
+def test_the_large_view_follows_other_filters_in_its_address(page, truth):
+    ids = [image_id for image_id in sorted(truth) if truth[image_id]["boxes"] == "2"]
+    page.evaluate(f"location.hash = '#image-{ids[0]}&part=segmented'")
+    playwright.expect(page.locator("#position")).to_have_text(re.compile(f"of {SEGMENTED}"))
+    page.evaluate(f"location.hash = '#image-{ids[0]}&part=segmented&boxes=2'")
+    playwright.expect(page.locator("#position")).to_have_text(f"1 of {len(ids)}")
+
+
 def test_ids_are_copied_and_downloaded(visit, address, truth):
     page = visit(address + BROWSER, permissions=["clipboard-read", "clipboard-write"])
     page.select_option("#boxes", "2")
@@ -810,10 +873,26 @@ def test_boxes_that_do_not_fit_are_seen_and_named(page, truth):
     assert "✗ unmatched" in page.inner_text("#large-facts") and "✗ disagree" in page.inner_text("#large-facts")
     assert page.locator("#large-facts th:not([scope=col])").count() == 0
     page.keyboard.press("Escape")
+    page.select_option("#agreement", "unboxed")
+    open_first(page)
+    assert "✗ no matching box" in page.inner_text("#large-facts")
+    page.keyboard.press("Escape")
     page.select_option("#agreement", "agree")
     open_first(page)
     assert page.locator("#stage .boxes rect").count() > 0
     assert page.locator("#stage .boxes .unfit, #stage .boxes circle").count() == 0
+    assert "✗" not in page.inner_text("#large-facts")
+
+
+def test_masks_and_boxes_agree_one_to_one():
+    """Two boxes of one instance do not, nor does an instance without a box; where there is nothing, nothing differs."""
+    instances = np.zeros((60, 80), np.uint8)
+    instances[10:30, 10:40] = 1
+    box = [9.0, 9.0, 31.0, 21.0]
+    agree = [rows.annotation(instances, instances, boxes)["agree"] for boxes in ([box], [box, box], [])]
+    assert agree == [True, False, False]
+    nothing = rows.annotation(instances * 0, instances * 0, [])
+    assert (nothing["agree"], nothing["lowest"]) == (True, 0.0)
 
 
 @pytest.fixture
@@ -1222,14 +1301,14 @@ def version_with(files):
     return compare.Version("it", manifest, lambda path: io.BytesIO(data[path]), rows, hashed.get), asked
 
 
-def labeled_row(image_id, **values):
+def labeled_row(image_id, color="black", **values):
     buffer = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(buffer, "JPEG")
+    Image.new("RGB", (16, 16), color).save(buffer, "JPEG")
     row = {"image_id": image_id, "image": {"bytes": buffer.getvalue(), "path": None}, "width": 16, "height": 16}
     return row | {"label": 4, "fold_2": 0} | values
 
 
-LABELED, METADATA_FILE = "data/labeled/a.parquet", "data/metadata/00.parquet"
+LABELED, UNLABELED, METADATA_FILE = (f"data/{part}/00.parquet" for part in ("labeled", "unlabeled", "metadata"))
 
 
 def test_labels_that_changed_are_told_by_name():
@@ -1267,6 +1346,40 @@ def test_pictures_are_of_the_first_rows_that_changed_and_of_no_metadata(most, mo
     assert of_before == [] and of_after == [(LABELED, shown)]
 
 
+def test_what_is_seen_in_a_picture_is_shown_first(monkeypatch):
+    """Within a part, and of all parts."""
+    monkeypatch.setattr(compare, "SIDE_BY_SIDE", 1)
+    other = labeled_row("b", color="teal")["image"]
+    facts = {"image_id": "c", "width": 16, "height": 16}
+    before, _ = version_with({LABELED: [labeled_row("a"), labeled_row("b")]})
+    after, _ = version_with({LABELED: [labeled_row("a", fold_2=1), labeled_row("b", image=other)]})
+    first, second = compare.compare(before, after).changed["labeled"]
+    assert (first["id"], second["id"]) == ("b", "a") and {"before", "after"} <= set(first) and "after" not in second
+    before, _ = version_with({LABELED: [labeled_row("a")], UNLABELED: [{**facts, "image": labeled_row("c")["image"]}]})
+    after, _ = version_with({LABELED: [labeled_row("a", fold_2=1)], UNLABELED: [{**facts, "image": other}]})
+    changed = compare.compare(before, after).changed
+    assert "after" in changed["unlabeled"][0] and "after" not in changed["labeled"][0]
+
+
+@pytest.mark.parametrize("values", [{"image": None}, {"width": 0, "height": 0}, {"label": None}, {"fold_2": None}])
+@pytest.mark.parametrize("image_id", ["a", None])
+def test_changed_rows_of_any_content_are_compared(image_id, values):
+    """Those that the page shows among its problems."""
+    before, _ = version_with({LABELED: [labeled_row(image_id)]})
+    after, _ = version_with({LABELED: [labeled_row(image_id, **values)]})
+    (row,) = compare.compare(before, after).changed["labeled"]
+    assert [column["name"] for column in row["columns"]] == list(values)
+    assert (row["after"] is None) == ("image" in values or "width" in values)
+
+
+def test_of_rows_of_one_id_the_first_is_compared_and_shown():
+    other = labeled_row("a", color="teal")
+    before, _ = version_with({LABELED: [labeled_row("a")] * 20 + [other]})
+    after, _ = version_with({LABELED: [other] + [labeled_row("a")] * 20})
+    (row,) = compare.compare(before, after).changed["labeled"]
+    assert row["before"]["picture"] != row["after"]["picture"]
+
+
 def test_what_cannot_be_compared_is_named_and_the_rest_compared(visit, versions, tmp_path, unverified):
     """A damaged file is compared in neither version, a lost one has no rows; the manifest knows nothing of either."""
     before, after, _ = versions
@@ -1282,6 +1395,7 @@ def test_what_cannot_be_compared_is_named_and_the_rest_compared(visit, versions,
         assert f"Could not be compared: {damaged} of " in said and f"Could not be compared: {lost} of " in said
         assert page.locator("#changes > p b").all_inner_texts() == [str(added), str(removed), "2"]
         assert f"labeled: {gone} row" in said and str(tmp_path) not in page.content()
+        assert "A row that moved to or from one of these files may be counted" in said
 
 
 def test_configs_that_only_one_version_has_are_named(source, folder, tmp_path, unverified):

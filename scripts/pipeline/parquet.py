@@ -106,7 +106,7 @@ def find_rows(files: Iterable, image_ids: Iterable[str]) -> dict[str, dict]:
             wanted = left.intersection(parquet.read(columns=["image_id"], use_threads=False)["image_id"].to_pylist())
             for batch in parquet.iter_batches(8, use_threads=False) if wanted else ():
                 for i, image_id in enumerate(batch["image_id"].to_pylist()):
-                    if image_id in wanted:
+                    if image_id in wanted and image_id not in found:
                         found[image_id] = batch.slice(i, 1).to_pylist()[0]
                 if wanted <= found.keys():
                     break

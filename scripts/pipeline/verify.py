@@ -54,7 +54,7 @@ COMPARED = ("sha256", "bytes", "width", "height", "label", "category", "tract", 
 MOST_OBJECTS = 10  # of an official image
 
 # What rows and images of any content raise when they are read.
-UNREADABLE = (ValueError, OSError, TypeError, LookupError, SyntaxError, Image.DecompressionBombError)
+UNREADABLE = (ValueError, OSError, TypeError, LookupError, SyntaxError, ArithmeticError, Image.DecompressionBombError)
 
 
 class Check(NamedTuple):

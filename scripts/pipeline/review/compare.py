@@ -165,7 +165,8 @@ def _draw(changes, before, after):
         wanted = defaultdict(dict)
         for part, row in first:
             if name == "after" or _seen(row):
-                wanted[places[part, row["id"]].path][row["id"]] = row
+                place = places[part, row["id"]]
+                wanted[place.path][place.values["image_id"]] = row
         for path, rows in wanted.items():
             for image_id, found in version.rows(path, rows).items():
                 rows[image_id][name] = _picture(found)
@@ -212,7 +213,10 @@ def _rows(version, paths, bar, lost):
     for path in paths:
         part = part_of_path(path)
         try:
-            rows |= {(part, str(place.values["image_id"])): place for place in _places(path, version.opened(path))}
+            of_file = {}
+            for place in _places(path, version.opened(path)):
+                of_file.setdefault((part, str(place.values["image_id"])), place)  # as `find_rows` finds the first
+            rows = of_file | rows
             there.add(path)
         except (OSError, ValueError, LookupError, NotImplementedError, PublishError) as error:
             text = re.sub(r" '/[^']*/(data/[^']*)'", r" '\1'", str(error))  # the page may travel
@@ -252,12 +256,14 @@ def _changed(part, image_id, old, new):
 
 def _shown(part, name, value):
     """A value in words."""
+    if value is None:
+        return "none"
     feature = features_of(part).get(name)
     if name in ("image", "mask", "instances"):
         return f"sha256 {value[:12]}…"
     if isinstance(feature, ClassLabel) and value in range(feature.num_classes):
         return feature.int2str(value)
-    text = str(value["bbox"]) if name == "objects" else "none" if value is None else str(value)
+    text = str(value["bbox"] if name == "objects" else value)
     return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS]}…"
 
 

@@ -413,7 +413,7 @@
     if (filters !== undefined && filters !== filterText()) setFilters(filters);
     const row = id && rowOf(id, new URLSearchParams(text).get("in"));
     if (row !== undefined && row !== "") {
-      if (!large.open || row !== current) open(row);
+      if (!large.open || row !== current || series !== seriesOf(row)) open(row);
       if (!history.state) remember("replace", row);
       return;
     }
@@ -638,13 +638,19 @@
   let current = null;
   let view = null; // the picture as SVG, and what of it is seen: `x`, `y` of the middle in its pixels, `scale`
 
+  // Of an image that was closed this instant, the entry in the history becomes this one's; what was typed is noted first.
   function openHere(row) {
+    const left = location.hash.startsWith("#image-");
+    const over = left && history.state?.pushed;
+    if (!over && (left || filterText() !== history.state?.filters)) remember("replace");
     open(row);
-    remember("push", row, true);
+    remember(over ? "replace" : "push", row, true);
   }
 
+  const seriesOf = (row) => (shown.includes(row) ? shown : natural);
+
   function open(row) {
-    series = shown.includes(row) ? shown : natural;
+    series = seriesOf(row);
     if (!large.open) {
       large.showModal();
       byId("next").focus(); // by the attribute, Chromium may refuse where the address is that of a section
@@ -831,6 +837,7 @@
 
   // Back to the tile of what was seen last, where it is among those shown; else the browser goes back to the link.
   function closed() {
+    if (large.open) return; // by another image, before this was told
     clearTimeout(waiting);
     const row = series === shown ? current : null;
     if (location.hash.startsWith("#image-") && !leaving) {
