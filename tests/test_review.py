@@ -1378,6 +1378,8 @@ def test_of_rows_of_one_id_the_first_is_compared_and_shown():
     after, _ = version_with({LABELED: [other] + [labeled_row("a")] * 20})
     (row,) = compare.compare(before, after).changed["labeled"]
     assert row["before"]["picture"] != row["after"]["picture"]
+    same, _ = version_with({LABELED: [labeled_row("a")] * 21})
+    assert not compare.compare(before, same).changed
 
 
 def test_what_cannot_be_compared_is_named_and_the_rest_compared(visit, versions, tmp_path, unverified):

@@ -216,7 +216,8 @@ def _rows(version, paths, bar, lost):
             of_file = {}
             for place in _places(path, version.opened(path)):
                 of_file.setdefault((part, str(place.values["image_id"])), place)  # as `find_rows` finds the first
-            rows = of_file | rows
+            for key, place in of_file.items():
+                rows.setdefault(key, place)
             there.add(path)
         except (OSError, ValueError, LookupError, NotImplementedError, PublishError) as error:
             text = re.sub(r" '/[^']*/(data/[^']*)'", r" '\1'", str(error))  # the page may travel

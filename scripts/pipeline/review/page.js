@@ -837,7 +837,6 @@
 
   // Back to the tile of what was seen last, where it is among those shown; else the browser goes back to the link.
   function closed() {
-    if (large.open) return; // by another image, before this was told
     clearTimeout(waiting);
     const row = series === shown ? current : null;
     if (location.hash.startsWith("#image-") && !leaving) {
