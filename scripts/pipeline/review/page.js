@@ -382,7 +382,7 @@
     if (large.open) remember("push", current, true);
     else if (filterText() !== history.state?.filters) remember("push");
     const row = series === shown ? current : null;
-    requestAnimationFrame(() => setTimeout(focusRow, 0, row)); // going back scrolls, and may take the focus away
+    requestAnimationFrame(() => setTimeout(seeFocus, 0, row)); // going back scrolls, and may take the focus away
   }
 
   let waiting = null;
@@ -846,6 +846,11 @@
       } else remember("replace");
     }
     focusRow(row);
+  }
+
+  function seeFocus(row) {
+    if (grid.contains(document.activeElement)) document.activeElement.scrollIntoView({ block: "nearest" });
+    else focusRow(row);
   }
 
   function focusRow(row) {
