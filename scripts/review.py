@@ -22,16 +22,16 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
 from hyper_kvasir import Expected
-from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run, say
-from scripts.pipeline.hub import PublishError, Repository, explain, prepare_clients
+from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run
+from scripts.pipeline.hub import REPO_ID, PublishError, Repository, explain, prepare_clients
 from scripts.pipeline.output import BuildError
 from scripts.pipeline.review.compare import Version, compare, folder_version, published_version
 from scripts.pipeline.review.page import write_review
 
-PUBLISHED = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+?)(?:@([\w./-]+))?")
+PUBLISHED = re.compile(rf"({REPO_ID})(?:@([\w./-]+))?")
 
 
-@refusing(BuildError, PublishError, ValueError, OSError)
+@refusing(BuildError, PublishError, ValueError, OSError, HTTPError, explained=explain)
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.review", __doc__)
     parser.add_argument("folder", metavar="DIR", help="a folder that scripts.build wrote")
@@ -46,13 +46,9 @@ def main(arguments=None) -> int:
     add_expect(parser)
     args = parser.parse_args(arguments)
     expected = Expected.load(args.expect)
-    try:
-        before = named_version(args.against) if args.against else None
-        compared = functools.partial(compare, before) if before else None
-        status, written = write_review(args.folder, expected, args.workers, args.to, every=args.all, compare=compared)
-    except HTTPError as error:
-        say(f"error: {explain(error)}")
-        return 1
+    before = named_version(args.against) if args.against else None
+    compared = functools.partial(compare, before) if before else None
+    status, written = write_review(args.folder, expected, args.workers, args.to, every=args.all, compare=compared)
     print(f"wrote {written}: {status}")
     return 0
 

@@ -26,28 +26,21 @@ from scripts.pipeline.console import (
     command_parser,
     refusing,
     run,
-    say,
     table,
 )
-from scripts.pipeline.hub import PublishError, Repository, explain, prepare_clients
+from scripts.pipeline.hub import REPO_ID, PublishError, Repository, explain, prepare_clients
 from scripts.pipeline.published import verify_published
 from scripts.pipeline.verify import Check, verify
 
-REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-
-@refusing(PublishError, ValueError, OSError)
+@refusing(PublishError, ValueError, OSError, HTTPError, explained=explain)
 def main(arguments=None) -> int:
     args = parse(arguments)
     expected = Expected.load(args.expect)
     if args.revision:
         prepare_clients()
         repository = Repository(HfApi(), args.place)
-        try:
-            result = verify_published(repository, args.revision, expected, args.workers, full=args.full)
-        except HTTPError as error:
-            say(f"error: {explain(error)}")
-            return 1
+        result = verify_published(repository, args.revision, expected, args.workers, full=args.full)
     else:
         result = verify(args.place, expected, args.workers, sources=args.source or ())
     rows = [(check.what, check.expected, check.found, verdict(check)) for check in result.checks]
@@ -85,7 +78,7 @@ def parse(arguments):
         parser.error("--source goes with a folder, and --revision with a repository")
     if args.full and not args.revision:
         parser.error("--full goes with --revision: a folder is always read whole")
-    if args.revision and not REPO_ID.fullmatch(args.place):
+    if args.revision and not re.fullmatch(REPO_ID, args.place):
         parser.error(f"{args.place}: --revision goes with a repository, NS/NAME")
     return args
 

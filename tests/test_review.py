@@ -431,20 +431,25 @@ def slide(page, handle, steps):
 def check_address(page, handed_on, name, values):
     """The images shown are those between the ends that the address has, and are shown by whoever opens it."""
     least, most = map(float, re.search(rf"{name}=([\d.]+)-([\d.]+)$", page.url).groups())
-    end = most >= max(values.values())  # which is in the last bin
-    wanted = {image_id for image_id, value in values.items() if least <= value and (value < most or end)}
+    wanted = within(values, least, most)
     assert set(shown_ids(page)) == wanted and 0 < len(wanted) < len(values), name
     handed_on.goto(page.url)
     assert set(shown_ids(handed_on)) == wanted
 
 
+def within(values, least, most):
+    """The images whose values are in a range; the greatest of all is in the last bin."""
+    end = most >= max(values.values())
+    return {image for image, value in values.items() if least <= value and (value < most or end)}
+
+
 def check_range(page, group, everything):
     """The images shown are those in the range that is said."""
     least, most = map(float, re.findall(r"[\d.]+", group.locator("output").inner_text()))
-    end = most >= max(facts["megapixels"] for facts in everything.values())  # which is in the last bin
-    sizes = {place: facts["megapixels"] for place, facts in everything.items()}
-    wanted = [image_id for (_, image_id), size in sizes.items() if least <= size and (size < most or end)]
-    assert sorted(shown_ids(page)) == sorted({*wanted}) and 0 < len(wanted) < len(everything), (least, most)
+    wanted = within({place: facts["megapixels"] for place, facts in everything.items()}, least, most)
+    assert sorted(shown_ids(page)) == sorted({image_id for _, image_id in wanted}) and 0 < len(wanted) < len(
+        everything
+    ), (least, most)
 
 
 def test_the_address_has_the_filters_and_going_back_undoes_them(page, visit):

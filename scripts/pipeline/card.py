@@ -656,9 +656,9 @@ def _segmented_context(segmented):
 def _off(segmented):
     """The boxes that match nothing, by how they do not: [{"number", "how", "range" of their IoU, in words}]"""
     ways = {stats.STRETCHED: "stretched to the upper left corner", stats.UNMATCHED: "elsewhere"}
-    found = []
+    found, unfit = [], stats.unfit_boxes(segmented)
     for fit, how in ways.items():
-        ious = [box.iou for box in stats.unfit_boxes(segmented) if box.fit == fit]
+        ious = [box.iou for box in unfit if box.fit == fit]
         if ious:
             some = f"{min(ious):.2f}" if len(ious) == 1 else f"{min(ious):.2f} to {max(ious):.2f}"
             found.append({"number": len(ious), "how": how, "range": some})

@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
@@ -84,8 +85,15 @@ def check_sources_exist(parser: argparse.ArgumentParser, sources: list[str]) -> 
             parser.error(f"--source {source}: no such folder")
 
 
-def refusing(*errors: type[Exception]):
-    """Decorates a command's `main`: where it raises one of `errors`, says its text and returns 1."""
+def reason(error: Exception) -> str:
+    """An error's text; of one of the system with the file that it is about first."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def refusing(*errors: type[Exception], explained: Callable[[Exception], str] = reason):
+    """Decorates a command's `main`: where it raises one of `errors`, says what `explained` makes of it, returns 1."""
 
     def decorate(main):
         @functools.wraps(main)
@@ -95,19 +103,12 @@ def refusing(*errors: type[Exception]):
             except BrokenPipeError:
                 raise
             except errors as error:
-                say(f"error: {reason(error)}")
+                say(f"error: {explained(error)}")
                 return 1
 
         return checked
 
     return decorate
-
-
-def reason(error: Exception) -> str:
-    """An error's text; of one of the system with the file that it is about first."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error) or type(error).__name__
 
 
 def run(main) -> None:

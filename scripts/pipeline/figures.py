@@ -169,7 +169,7 @@ def _photo(row):
     left, right = (round(share * photo.width) for share in (TEXT_LEFT, TEXT_RIGHT))
     border = photo.convert("L").point(lambda brightness: 255 * (brightness <= BLACK)).filter(ImageFilter.MaxFilter(9))
     border.paste(0, (0, 0, right, photo.height))
-    border.paste(255, (0, 0, max(1, left), photo.height))
+    border.paste(255, (0, 0, left, photo.height))
     mask = ImageChops.lighter(border, border.filter(ImageFilter.BoxBlur(6)))  # no edge that looks like a fault
     photo.paste(photo.filter(ImageFilter.GaussianBlur(photo.width / 60)), mask=mask)
     return photo
@@ -289,9 +289,9 @@ def unfit(segmented: dict, examples: Examples) -> Drawing:
         axis.set_title(f"IoU {box.iou:.2f}", loc="center", fontsize=SMALL, fontweight="normal")
     for axis in canvas.axes[len(boxes) :]:
         axis.set_axis_off()
-    images = len({box.image_id for box in boxes})
     alt = (
-        f"{len(boxes)} boxes that match no instance, on {images} polyp images with the outline of the mask and the IoU"
+        f"{len(boxes)} boxes that match no instance, on {len(rows)} polyp images with the outline of the mask and the "
+        "IoU"
     )
     return Drawing("unfit", "jpg", alt, canvas)
 

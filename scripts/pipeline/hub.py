@@ -58,6 +58,7 @@ BATCH_BYTES = 128 << 20  # uploaded in one go: at most this is sent again after 
 AGAIN = "run the same command again: it picks up where it left off"  # as every command here does
 DATASET = {"repo_type": "dataset"}
 UNFINISHED = "Made in several commits, and merged by the publication when it is whole: not to be merged by hand."
+REPO_ID = r"[A-Za-z0-9][\w.-]*/[\w.-]+"  # a pattern: the id of a repository in a namespace
 
 
 class PublishError(RuntimeError):

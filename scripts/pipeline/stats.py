@@ -134,8 +134,9 @@ class Polyps(NamedTuple):
     boxes: list[tuple]  # the source's
     fits: list["Fit"]  # of the boxes
 
-    def count(self, kind):
-        return sum(thing.kind == kind for thing in self.objects)
+    def of(self, kind: str) -> list[Object]:
+        """The instances, or the boxes."""
+        return [thing for thing in self.objects if thing.kind == kind]
 
 
 def _summarize_objects(path):
@@ -150,8 +151,8 @@ def _summarize_objects(path):
     fits = [fit for image in images for fit in image.fits]
     return {
         "examples": _object_examples(images),
-        "instances": _counted((image.count(INSTANCE),) for image in images),
-        "boxes": _counted((image.count(BOX),) for image in images),
+        "instances": _counted((len(image.of(INSTANCE)),) for image in images),
+        "boxes": _counted((len(image.of(BOX)),) for image in images),
         "objects": sorted(list(thing) for image in images for thing in image.objects),
         "mask_map": mask_map.tolist(),
         "box_map": box_map.tolist(),
@@ -287,7 +288,7 @@ def _object_examples(images):
     kinds = {kind: [] for kind in OBJECT_EXAMPLES}
     for image in images:
         if all(fit.kind == MATCHED for fit in image.fits):
-            kinds["one" if image.count(INSTANCE) == 1 else "several"].append(image.image_id)
+            kinds["one" if len(image.of(INSTANCE)) == 1 else "several"].append(image.image_id)
     return {kind: sorted(ids)[: OBJECT_EXAMPLES[kind]] for kind, ids in kinds.items()}
 
 

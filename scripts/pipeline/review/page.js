@@ -381,8 +381,7 @@
     leaving = false;
     if (large.open) remember("push", current, true);
     else if (filterText() !== history.state?.filters) remember("push");
-    const row = series === shown ? current : null;
-    requestAnimationFrame(() => setTimeout(seeFocus, 0, row)); // going back scrolls, and may take the focus away
+    requestAnimationFrame(() => setTimeout(seeFocus)); // going back scrolls, and may take the focus away
   }
 
   let waiting = null;
@@ -838,23 +837,22 @@
   // Back to the tile of what was seen last, where it is among those shown; else the browser goes back to the link.
   function closed() {
     clearTimeout(waiting);
-    const row = series === shown ? current : null;
     if (location.hash.startsWith("#image-") && !leaving) {
       if (history.state?.pushed) {
         leaving = true;
         history.back();
       } else remember("replace");
     }
-    focusRow(row);
+    focusLast();
   }
 
-  function seeFocus(row) {
+  function seeFocus() {
     if (grid.contains(document.activeElement)) document.activeElement.scrollIntoView({ block: "nearest" });
-    else focusRow(row);
+    else focusLast();
   }
 
-  function focusRow(row) {
-    const at = row === null || large.open ? -1 : shown.indexOf(row);
+  function focusLast() {
+    const at = series !== shown || large.open ? -1 : shown.indexOf(current);
     if (at >= 0) focusTile(at);
   }
 

@@ -247,13 +247,13 @@ def annotation(mask: np.ndarray, instances: np.ndarray, bboxes: list) -> dict:
     one. share: of the image that is mask. mask: the mask's outline where it differs from the instances together. Paths
     are of `outline`.
     """
-    objects = measure("", instances, bboxes).objects  # the page has the id beside them
-    boxes, parts = ([thing for thing in objects if thing.kind == kind] for kind in (BOX, INSTANCE))
+    polyps = measure("", instances, bboxes)  # the page has the id beside them
+    boxes, parts = polyps.of(BOX), polyps.of(INSTANCE)
     found = {
         "boxes": [{**_fit(box), "match": box.match} for box in boxes],
         "instances": [{**_fit(part), "number": part.number, "path": _path(instances, part)} for part in parts],
-        "lowest": min((thing.iou for thing in objects), default=0.0),
-        "agree": all(thing.fit == MATCHED for thing in objects) and len(boxes) == len(parts),
+        "lowest": min((thing.iou for thing in polyps.objects), default=0.0),
+        "agree": all(thing.fit == MATCHED for thing in polyps.objects) and len(boxes) == len(parts),
         "share": round(np.count_nonzero(mask) / max(mask.size, 1), 5),
     }
     if not np.array_equal(mask > 0, instances > 0):
