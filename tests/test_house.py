@@ -16,6 +16,7 @@ PAGE = ROOT / "scripts/README.md"
 LAYERS = {
     "hyper_kvasir.py": ["."],
     "scripts/loopback_hub": [".", "scripts/loopback_hub"],
+    "scripts/bench": [".", "scripts", "scripts/bench"],
     "scripts": [".", "scripts"],
     "tests": [".", "scripts", "scripts/loopback_hub", "tests"],
 }
@@ -82,6 +83,7 @@ def test_imports_run_down():
     below = {
         "hyper_kvasir.py": r"",
         "scripts/loopback_hub": r"scripts\.loopback_hub(\..+)?",
+        "scripts/bench": r"hyper_kvasir|scripts\.(pipeline|loopback_hub|bench)(\..+)?",
         "scripts/pipeline": r"hyper_kvasir|scripts\.pipeline(\..+)?",
         "scripts": r"hyper_kvasir|scripts\.(pipeline|loopback_hub)(\..+)?",
     }

@@ -18,7 +18,9 @@ class Run(NamedTuple):
 def run(command: list[str]) -> Run:
     """Runs a command to its end and measures it with its children. Raises RuntimeError if it fails."""
     started, parquet_at, said = time.monotonic(), None, []
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # Where this is set, every run would compile all modules again.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
     for line in process.stderr:
         said.append(line)
         if line.startswith("Parquet files:"):

@@ -1,12 +1,4 @@
-"""Measures speed and memory as ratios to a rival that does the same work in the same run.
-
-    python -m scripts.bench build                 # archive to Parquet, against `unzip -q` and `cp` of the archive
-    python -m scripts.bench build --archive hyper-kvasir-labeled-images.zip --runs 3
-    python -m scripts.bench updates               # what an update of the labeled part sends to the Hub
-    python -m scripts.bench commit                # the request that commits as many files as the whole dataset has
-
-Runs alternate with the rival's; the quickest of each counts, since noise only ever adds time.
-"""
+"""What an update of the labeled part sends to the Hub, and the request that commits it."""
 
 import base64
 import json
@@ -29,108 +21,14 @@ from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.client import WRITE_TOKEN
 from scripts.pipeline import stats
 from scripts.pipeline.card import make_card
-from scripts.pipeline.console import command_parser, number, say, table
+from scripts.pipeline.console import table
 from scripts.pipeline.hub import Repository, State
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, read_manifest
-from scripts.pipeline.measure import Run, claim, run
+from scripts.pipeline.measure import run
 from scripts.pipeline.parquet import find_rows, write_shard, write_table
 from scripts.pipeline.plan import SCHEMA, make_plan, plan_shard
 
 REPO = "ns/hyper-kvasir"
-
-
-def photographs(work: str, gigabytes: float) -> str:
-    """A labeled archive of generated photographs, made if it is not there."""
-    source = os.path.join(work, f"source-{gigabytes:g}")
-    if not os.path.exists(os.path.join(source, "expected.json")):
-        say(f"generating {gigabytes:g} GB of photographs")
-        run([sys.executable, "-m", "tests.fake_source", source, "--gigabytes", str(gigabytes), "--images", "photo"])
-    return os.path.join(source, "hyper-kvasir-labeled-images.zip")
-
-
-# ------------------------------------------------------------------------------------------------------------- build
-
-
-def bench_build(work: str, archive: str, runs: int) -> str:
-    """Archive to Parquet against unzip and cp of the same archive; all files in the page cache, as after a download."""
-    source = os.path.dirname(archive)
-    expect = os.path.join(source, "expected.json")
-    flags = ["--expect", expect] if os.path.exists(expect) else []
-    out, extracted = os.path.join(work, "out"), os.path.join(work, "extracted")
-
-    def build(place, *more):
-        command = [sys.executable, "-m", "scripts.build", "--source", place, "--config", "labeled", "--out", out]
-        return [*command, *flags, *more]
-
-    # In an order in which each finds what it needs: verify and a second build the build before them.
-    commands = {
-        "unzip -q": ["unzip", "-q", archive, "-d", extracted],
-        "cp": ["cp", archive, out],
-        "scripts.build --workers 1": build(source, "--workers", "1"),
-        "scripts.build of the extracted folder, decoding": build(extracted),
-        "scripts.build": build(source),
-        "scripts.build again, nothing changed": build(source),
-        "scripts.verify, decoding": [sys.executable, "-m", "scripts.verify", out, *flags],
-    }
-    measured: dict[str, list[Run]] = {name: [] for name in commands}
-    for _ in range(runs):
-        shutil.rmtree(extracted, ignore_errors=True)
-        for name, command in commands.items():
-            if "again" not in name and "verify" not in name:
-                shutil.rmtree(out, ignore_errors=True)
-            if name in ("unzip -q", "cp"):
-                os.makedirs(extracted if name == "unzip -q" else out)
-            if "extracted" in name:
-                for file in ("2_fold_split.csv", "5_fold_split.csv"):
-                    shutil.copy(os.path.join(source, file), extracted)
-            measured[name].append(run(command))
-            say(f"{name}: {measured[name][-1].seconds:.2f} s")
-    for folder in (out, extracted):
-        shutil.rmtree(folder, ignore_errors=True)
-    seconds = {name: min(r.seconds for r in results) for name, results in measured.items()}
-    for name in ("scripts.build", "scripts.build --workers 1", "scripts.build of the extracted folder, decoding"):
-        seconds[f"  {name}, to Parquet"] = min(r.parquet_seconds for r in measured[name])
-    rows = []
-    for name, quickest in sorted(seconds.items(), key=lambda item: item[0].strip()):
-        results = measured.get(name, [])
-        ratios = (f"{quickest / seconds[rival]:.2f}" for rival in ("unzip -q", "cp"))
-        cpu = f"{min(r.cpu_seconds for r in results):.2f}" if results else ""
-        peak = f"{max(r.peak_bytes for r in results) / 1e6:.0f}" if results else ""
-        rows.append((name, f"{quickest:.2f}", *ratios, cpu, peak))
-    size = f"{os.path.getsize(archive) / 1e9:.2f} GB"
-    head = f"{os.path.basename(archive)}: {size}, {os.cpu_count()} cores, quickest of {runs}\n"
-    return head + table(("command", "seconds", "of unzip", "of cp", "CPU seconds", "peak MB of a process"), rows)
-
-
-# ------------------------------------------------------------------------------------------------------------ commit
-
-
-def bench_commit(work: str, operations: int = 550) -> str:
-    """The request that commits `operations` files: the card of a miniature, and copies of its data files."""
-    source, folder = os.path.join(work, "miniature"), os.path.join(work, "miniature-built")
-    shutil.rmtree(work, ignore_errors=True)
-    run([sys.executable, "-m", "tests.fake_source", source])
-    expect = ["--expect", os.path.join(source, "expected.json")]
-    run([sys.executable, "-m", "scripts.build", "--source", source, "--out", folder, *expect])
-    manifest = read_manifest(folder)
-    texts = {path: Path(folder, path).read_bytes() for path in [*manifest["card"]["files"], FILE]}
-    data = sorted(manifest["files"])
-    copies = [f"{data[i % len(data)][:-8]}{i:02}.parquet" for i in range(operations - len(texts))]
-    for i, path in enumerate(copies):
-        with open(os.path.join(folder, path), "wb") as file:
-            file.write(b"PAR1%d" % i)
-    with LoopbackHub(os.path.join(work, "hub")) as hub:
-        repository = Repository(HfApi(endpoint=hub.endpoint, token=WRITE_TOKEN), REPO)
-        head = repository.make(State(REPO, None))
-        additions = [*repository.upload(copies, folder).values(), *repository.prepare(texts)]
-        hub.reset()
-        started = time.monotonic()
-        repository.commit(additions, [], "one commit", head)
-        seconds, sent = time.monotonic() - started, hub.counters()["uploaded"]["commits"]
-    return f"one commit of {len(additions):,} files: a request of {sent:,} bytes, answered in {seconds:.2f} s"
-
-
-# ----------------------------------------------------------------------------------------------------------- updates
 
 
 class Version(NamedTuple):
@@ -281,25 +179,26 @@ def percent(part, whole):
     return f"{100 * part / whole:.3f}%"
 
 
-def main(arguments=None) -> int:
-    parser = command_parser("python -m scripts.bench", __doc__)
-    parser.add_argument("what", choices=["build", "updates", "commit"])
-    parser.add_argument("--archive", metavar="ZIP", help="a labeled archive; default: one of generated photographs")
-    parser.add_argument("--gigabytes", type=float, default=1.05, help="size of a generated one (default: %(default)s)")
-    parser.add_argument("--runs", type=number, default=3, help="times each command runs (default: %(default)s)")
-    parser.add_argument("--work", metavar="DIR", default="dist/bench", help="where to write (default: %(default)s)")
-    args = parser.parse_args(arguments)
-    claim(parser, args.work)
-    if args.what == "commit":
-        print(bench_commit(os.path.join(args.work, "commit")))
-        return 0
-    archive = args.archive or photographs(args.work, args.gigabytes)
-    if args.what == "build":
-        print(bench_build(args.work, archive, args.runs))
-    else:
-        print(bench_updates(os.path.join(args.work, "updates"), archive))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def bench_commit(work: str, operations: int = 550) -> str:
+    """The request that commits `operations` files: the card of a miniature, and copies of its data files."""
+    source, folder = os.path.join(work, "miniature"), os.path.join(work, "miniature-built")
+    shutil.rmtree(work, ignore_errors=True)
+    run([sys.executable, "-m", "tests.fake_source", source])
+    expect = ["--expect", os.path.join(source, "expected.json")]
+    run([sys.executable, "-m", "scripts.build", "--source", source, "--out", folder, *expect])
+    manifest = read_manifest(folder)
+    texts = {path: Path(folder, path).read_bytes() for path in [*manifest["card"]["files"], FILE]}
+    data = sorted(manifest["files"])
+    copies = [f"{data[i % len(data)][:-8]}{i:02}.parquet" for i in range(operations - len(texts))]
+    for i, path in enumerate(copies):
+        with open(os.path.join(folder, path), "wb") as file:
+            file.write(b"PAR1%d" % i)
+    with LoopbackHub(os.path.join(work, "hub")) as hub:
+        repository = Repository(HfApi(endpoint=hub.endpoint, token=WRITE_TOKEN), REPO)
+        head = repository.make(State(REPO, None))
+        additions = [*repository.upload(copies, folder).values(), *repository.prepare(texts)]
+        hub.reset()
+        started = time.monotonic()
+        repository.commit(additions, [], "one commit", head)
+        seconds, sent = time.monotonic() - started, hub.counters()["uploaded"]["commits"]
+    return f"one commit of {len(additions):,} files: a request of {sent:,} bytes, answered in {seconds:.2f} s"
