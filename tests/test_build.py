@@ -19,7 +19,7 @@ import pytest
 from datasets import load_dataset
 
 from hyper_kvasir import CONFIGS, FINDINGS, OFFICIAL, TAXONOMY, VIEWS, Expected, features_of
-from scripts.bench import main as bench
+from scripts.bench.__main__ import main as bench
 from scripts.build import main
 from scripts.card import main as card
 from scripts.loopback_hub.__main__ import main as loopback_hub

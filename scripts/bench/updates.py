@@ -86,7 +86,7 @@ def make_version(work, archive, rows, changelog, known):
     for planned in map(plan_shard, Part("labeled", archive, {}, sorted(rows, key=lambda row: row.image_id)).shards()):
         path, file = planned.shard.path, os.path.join(work, "files", f"{planned.key}.parquet")
         if file not in known:
-            known[file] = write_shard(*planned, file)
+            known[file] = write_shard(*planned, file).entry
         files[path], entries[path] = file, known[file]
     manifest = make_manifest([config for config, view in VIEWS.items() if view.part == "labeled"], {}, entries, SCHEMA)
     summaries = stats.collect(work, manifest, {}, files.get)

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -75,35 +75,36 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected,
     _check_disk(out, sum(planned.shard.image_bytes for planned in todo.values()))
     with ThreadPoolExecutor(1) as disk:  # beside the work, as the disk takes nearly as long as that
         synced = []
-        sources, made, damaged = build_shards(
+        built = build_shards(
             plan, todo, staging, old["sources"], workers, made_one=lambda path: synced.append(disk.submit(sync, path))
         )
         for job in synced:
             job.result()
     pa.default_memory_pool().release_unused()  # what a worker that is a thread has read; the card takes as much
-    plan.problems.extend(damaged)
+    sources, made = built.sources, built.entries
+    plan.problems.extend(built.problems)
     check_sources(plan, sources, expected, plan.problems)
     waived = plan.problems.settle(checks)
     if plan.looked:
         ours, theirs = _metadata(plan, out, old["files"], workers, given)
         kept, made = kept | ours, made | theirs
         waived += plan.problems.settle(checks)[len(waived) :]
-    built = {VIEWS[config].part for config in plan.configs}
-    known = {part: source for part, source in old["sources"].items() if part not in built}
+    parts = {VIEWS[config].part for config in plan.configs}
+    known = {part: source for part, source in old["sources"].items() if part not in parts}
     if plan.looked:  # of parts that are only looked at, files that there are stay of the source they were built from
         filed = {part_of_path(path) for path in old["files"]}
         known = {part: source for part, source in known.items() if part in filed}
     sources = {part: {**source, "complete": not waived} for part, source in sources.items()} | known
     files = kept | staged | made
     there = _with_rows(plan.configs, files, waived)
-    files |= {path: entry for path, entry in old["files"].items() if part_of_path(path) not in built}
+    files |= {path: entry for path, entry in old["files"].items() if part_of_path(path) not in parts}
     configs = [*there, *(config for config in old["configs"] if config not in plan.configs)]
     manifest = make_manifest(configs, sources, files, SCHEMA)
     if "versions" in old and not made and not staged:
         manifest["versions"] = old["versions"]  # that made the files
     _put_in_place(out, [*staged, *made], old["files"], (set(old["files"]) | moved) - set(files))
     _report(files, len(made), waived)
-    _finish(out, {**manifest, **({"card": old["card"]} if "card" in old else {})})
+    _finish(out, {**manifest, **({"card": old["card"]} if "card" in old else {})}, built.summaries)
 
 
 def _metadata(plan, out, old_files, workers, given):
@@ -226,6 +227,15 @@ def _check_disk(out, needed):
         raise BuildError(f"{out}: {sizes}; free some space or choose another folder")
 
 
+class Built(NamedTuple):
+    """What `build_shards` gives."""
+
+    sources: dict[str, dict]  # by part
+    entries: dict[str, dict]  # of the manifest, by path
+    summaries: dict[str, dict]  # by path
+    problems: list[str]
+
+
 def build_shards(
     plan: Plan,
     todo: dict[str, PlannedShard],
@@ -234,18 +244,17 @@ def build_shards(
     workers: int,
     *,
     made_one: Callable[[str], Any] = lambda path: None,
-) -> tuple[dict, dict, list[str]]:
+) -> "Built":
     """Builds the shards `todo` below the folder `into`, and takes the fingerprints that `old_sources` lacks.
 
-    Calls `made_one` with the place of each file. Returns ({part: source}, {path: manifest entry}, problems). Runs in
-    `workers` processes.
+    Calls `made_one` with the place of each file. Runs in `workers` processes.
     """
     known = {part.name: {**part.archive.known(), "directory": plan.directories[part.name]} for part in plan.parts}
     sources = {name: old_sources[name] for name in known if known[name].items() <= old_sources.get(name, {}).items()}
     unknown = [part for part in plan.parts if part.name not in sources]
-    made, problems, journal = {}, [], Journal(into)
+    made, summaries, problems, journal = {}, {}, [], Journal(into)
     if not unknown and not todo:
-        return sources, made, problems
+        return Built(sources, made, summaries, problems)
     total = sum(planned.shard.image_bytes for planned in todo.values())
     journal.open()
     with worker_pool(min(workers, len(unknown) + len(todo))) as pool, Progress(total, "reading images") as bar:
@@ -256,14 +265,14 @@ def build_shards(
         for name, result in finished(pool, jobs):
             if name in known:
                 sources[name] = {**result, "directory": plan.directories[name]}
-            elif "problems" in result:
-                problems += result["problems"]
+            elif result.problems:
+                problems += result.problems
             else:
-                made[name] = result
-                journal.add(name, {**result, "decoded": todo[name].shard.part in plan.decoded})
+                made[name], summaries[name] = result.entry, result.summary
+                journal.add(name, {**result.entry, "decoded": todo[name].shard.part in plan.decoded})
                 made_one(os.path.join(into, name))
                 bar.update(todo[name].shard.image_bytes)
-    return sources, made, problems
+    return Built(sources, made, summaries, problems)
 
 
 def _put_in_place(out, staged, old, stale):
@@ -283,10 +292,10 @@ def _put_in_place(out, staged, old, stale):
             os.remove(os.path.join(out, path))
 
 
-def _finish(out, manifest):
+def _finish(out, manifest, summaries):
     """Writes the card where it differs, and the manifest last."""
     staging = os.path.join(out, STAGING)
-    manifest = write_card(out, manifest, PLACEHOLDER, Journal(staging))
+    manifest = write_card(out, manifest, PLACEHOLDER, Journal(staging), summaries=summaries)
     text = manifest_text(manifest)
     if _read(os.path.join(out, FILE)) != text:
         write_file(Path(out, FILE), text.encode())

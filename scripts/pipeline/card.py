@@ -13,9 +13,10 @@ import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from types import MappingProxyType
 
 import jinja2
 import numpy as np
@@ -125,15 +126,23 @@ def card_files(
     return {path: text.encode() for path, text in texts.items()} | {figure.path: figure.data for figure in drawn}
 
 
-def write_card(folder: str, manifest: dict, repo_id: str = PLACEHOLDER, journal: Journal | None = None) -> dict:
+def write_card(
+    folder: str,
+    manifest: dict,
+    repo_id: str = PLACEHOLDER,
+    journal: Journal | None = None,
+    *,
+    summaries: Mapping[str, dict] = MappingProxyType({}),
+) -> dict:
     """Writes the card's files into `folder` where they differ; returns the manifest with its "card" entry.
 
     That is {"key": of `card_key`, "commit": of `builder_commit`, "files": {path: {"bytes", "sha256"}}}. Nothing is made
-    or written where `stale` finds nothing. Raises OSError where a stored file is missing or damaged.
+    or written where `stale` finds nothing. Files whose `summaries` are given are not read again. Raises OSError where a
+    stored file is missing or damaged.
     """
     before = manifest.get("card", {}).get("files", {})
     spoiled = [path for path, entry in before.items() if _sha256(Path(folder, path)) not in (entry["sha256"], None)]
-    manifest, changed = update_card(folder, manifest, repo_id, journal)
+    manifest, changed = update_card(folder, manifest, repo_id, journal, summaries=summaries)
     for path in changed:
         if EDITED in path:
             say(f"{path.rpartition(EDITED)[0]} had been edited by hand: that text is now {path}")
@@ -143,7 +152,12 @@ def write_card(folder: str, manifest: dict, repo_id: str = PLACEHOLDER, journal:
 
 
 def update_card(
-    folder: str, manifest: dict, repo_id: str = PLACEHOLDER, journal: Journal | None = None
+    folder: str,
+    manifest: dict,
+    repo_id: str = PLACEHOLDER,
+    journal: Journal | None = None,
+    *,
+    summaries: Mapping[str, dict] = MappingProxyType({}),
 ) -> tuple[dict, list[str]]:
     """As `write_card`; returns the manifest and the paths that were written, removed, or kept under another name.
 
@@ -154,7 +168,8 @@ def update_card(
         return manifest, []
     old = manifest.get("card", {}).get("files", {})
     as_written = _sha256(Path(folder, stats.FILE)) == old.get(stats.FILE, {}).get("sha256")
-    summaries = stats.collect(folder, manifest, stats.read_stats(folder) if as_written else {})
+    known = (stats.read_stats(folder) if as_written else {}) | dict(summaries)
+    summaries = stats.collect(folder, manifest, known)
     pairs = stored_pairs(manifest, partial(os.path.join, folder))
     manifest, files = make_card(manifest, summaries, folder_examples(folder, summaries), repo_id, pairs=pairs)
     removed = [path for path in sorted(set(old) - set(files)) if Path(folder, path).exists()]

@@ -8,6 +8,7 @@ color is never the only sign. The same numbers and rows give the same bytes.
 """
 
 import io
+import os
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from PIL import Image, ImageChops, ImageFilter
 from hyper_kvasir import TAXONOMY, VIEWS
 from scripts.pipeline.configs import KINDS, METADATA
 from scripts.pipeline.leaks import is_across, place_of
+from scripts.pipeline.pool import worker_pool
 from scripts.pipeline.stats import (
     BOX,
     INSTANCE,
@@ -97,29 +99,43 @@ class Drawing(NamedTuple):
 
 
 def draw(parts: dict, examples: Examples, pairs: Sequence[dict] = ()) -> list[Figure]:
-    """All figures that the merged summaries `parts` ({part: summary}) and `pairs` (`leaks.all_pairs`) allow."""
-    with rc_context(STYLE):
-        return [
-            Figure(name, f"assets/{name}.{kind}", alt, _encoded(canvas, kind))
-            for name, kind, alt, canvas in _drawings(parts, examples, pairs)
-        ]
+    """All figures that the merged summaries `parts` ({part: summary}) and `pairs` (`leaks.all_pairs`) allow.
+
+    Drawn by a process for each core.
+    """
+    jobs = _jobs(parts, examples, pairs)
+    with worker_pool(min(os.cpu_count(), len(jobs))) as pool:
+        return list(pool.map(_figure, jobs))
 
 
-def _drawings(parts, examples, pairs):
+def _jobs(parts, examples, pairs):
+    """[(the function that draws a figure, *its arguments)], with the rows that it shows."""
+    jobs = []
     if "labeled" in parts:
         labeled = parts["labeled"]
-        yield from (findings(labeled, examples), class_balance(labeled), quality(labeled))
-    yield sizes({part: summary for part, summary in parts.items() if part != METADATA} or parts)
+        ids = [image_id for some in labeled["examples"].values() for image_id in some]
+        jobs += [(findings, labeled, examples("labeled", ids)), (class_balance, labeled), (quality, labeled)]
+    jobs.append((sizes, {part: summary for part, summary in parts.items() if part != METADATA} or parts))
     if "segmented" in parts:
         segmented = parts["segmented"]
-        if object_examples(segmented):
-            yield polyps(segmented, examples)
-        yield from (objects(segmented), heat_maps(segmented))
-        if unfit_boxes(segmented):
-            yield unfit(segmented, examples)
+        if ids := object_examples(segmented):
+            jobs.append((polyps, segmented, examples("segmented", ids)))
+        jobs += [(objects, segmented), (heat_maps, segmented)]
+        if boxes := unfit_boxes(segmented)[:MOST_UNFIT]:
+            ids = sorted({box.image_id for box in boxes})
+            jobs.append((unfit, segmented, examples("segmented", ids)))
     shown = shown_pairs(pairs) if "segmented" in parts else []
     if shown:
-        yield leaking_pairs(shown, examples)
+        ids = sorted({pair[end]["image_id"] for pair in shown for end in ("one", "other")})
+        jobs.append((leaking_pairs, shown, examples("segmented", ids)))
+    return jobs
+
+
+def _figure(job):
+    function, *arguments = job
+    with rc_context(STYLE):
+        name, kind, alt, canvas = function(*arguments)
+        return Figure(name, f"assets/{name}.{kind}", alt, _encoded(canvas, kind))
 
 
 def _encoded(canvas, kind):
@@ -167,7 +183,9 @@ def _photo(row):
     photo = photo.convert("RGB")
     photo.thumbnail((PHOTO_SIDE, PHOTO_SIDE), Image.Resampling.LANCZOS)
     left, right = (round(share * photo.width) for share in (TEXT_LEFT, TEXT_RIGHT))
-    border = photo.convert("L").point(lambda brightness: 255 * (brightness <= BLACK)).filter(ImageFilter.MaxFilter(9))
+    border = photo.convert("L").point(lambda brightness: 255 * (brightness <= BLACK))
+    for _ in range(4):  # as MaxFilter(9), in a quarter of the time
+        border = border.filter(ImageFilter.MaxFilter(3))
     border.paste(0, (0, 0, right, photo.height))
     border.paste(255, (0, 0, left, photo.height))
     mask = ImageChops.lighter(border, border.filter(ImageFilter.BoxBlur(6)))  # no edge that looks like a fault
@@ -200,10 +218,9 @@ def _strip(rows, number, side):
 # ------------------------------------------------------------------------------------------------------- photographs
 
 
-def findings(labeled: dict, examples: Examples) -> Drawing:
+def findings(labeled: dict, rows: dict) -> Drawing:
     """Some images of each finding side by side; findings by tract and category, which are named above them."""
     ids = {int(label): ids for label, ids in labeled["examples"].items()}
-    rows = examples("labeled", [image_id for some in ids.values() for image_id in some])
     groups = [
         (tract, category, [label for label in sorted(ids) if TAXONOMY[label][1:3] == (category, tract)])
         for tract in TRACTS
@@ -237,10 +254,9 @@ def findings(labeled: dict, examples: Examples) -> Drawing:
     return Drawing("findings", "jpg", alt, canvas)
 
 
-def polyps(segmented: dict, examples: Examples) -> Drawing:
+def polyps(segmented: dict, rows: dict) -> Drawing:
     """Some segmented images in rows: as they are, with the numbered instances, with the boxes."""
     ids = object_examples(segmented)
-    rows = examples("segmented", ids)
     names = ("image", "mask, instances", "boxes")
     canvas = _canvas(0.4 + 1.95 * len(ids))
     grid = canvas.subplots(len(ids), len(names), squeeze=False)
@@ -274,10 +290,9 @@ def _polyp_row(axes, row, boxes):
         _box(axes[2], box, size)
 
 
-def unfit(segmented: dict, examples: Examples) -> Drawing:
+def unfit(segmented: dict, rows: dict) -> Drawing:
     """The boxes that match no instance, each on its image with the outline of the mask."""
     boxes = unfit_boxes(segmented)[:MOST_UNFIT]
-    rows = examples("segmented", sorted({box.image_id for box in boxes}))
     columns = 4
     lines = -(-len(boxes) // columns)
     canvas = _canvas(1.75 * lines)
@@ -345,10 +360,9 @@ def shown_pairs(pairs: Sequence[dict]) -> list[dict]:
     return frames[:FRAMES] + scenes[:SCENES]
 
 
-def leaking_pairs(shown: list[dict], examples: Examples) -> Drawing:
+def leaking_pairs(shown: list[dict], rows: dict) -> Drawing:
     """Pairs of one frame, and of one scene, side by side; two pairs a row."""
     lines = -(-len(shown) // 2)
-    rows = examples("segmented", sorted({pair[end]["image_id"] for pair in shown for end in ("one", "other")}))
     canvas = _canvas(2.2 * lines)
     for pair, block in zip(shown, canvas.subfigures(lines, 2, squeeze=False, wspace=0.06).flat):
         block.suptitle(pair["kind"].replace("_", " ").capitalize(), fontweight="bold", fontsize=SMALL)

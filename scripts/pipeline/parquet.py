@@ -1,16 +1,18 @@
 """Writes a shard as one Parquet file, the same bytes each time; reads its footer, or a row."""
 
 import hashlib
-import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hyper_kvasir import Problems, Shard, read_examples
+from scripts.pipeline import stats
 from scripts.pipeline.configs import METADATA, features_of
+from scripts.pipeline.files import memory_for, write_direct
 
 KEY = b"hyper_kvasir.key"
 ROWS = b"hyper_kvasir.rows"  # a digest of each row's inputs, by which two versions of a file are compared
@@ -58,17 +60,25 @@ def features_metadata(config: str) -> dict:
     return {name: spelled(feature) for name, feature in features_of(config).to_dict().items()}
 
 
-def write_shard(shard: Shard, key: str, row_digests: str, path: str, *, decode: bool = False) -> dict:
-    """Writes a shard to `path`, by way of a file beside it, and returns its manifest entry.
+class Written(NamedTuple):
+    """What comes of writing a shard: its manifest entry and summary, or `problems` and no file."""
 
-    `decode`: as in `read_examples`. With "problems" (a list of str) instead, where its images cannot be used: then no
-    file is written.
+    entry: dict | None = None
+    summary: dict | None = None
+    problems: Sequence[str] = ()
+
+
+def write_shard(shard: Shard, key: str, row_digests: str, path: str, *, decode: bool = False) -> Written:
+    """Writes a shard to `path`, by way of a file beside it, unless its images cannot be used.
+
+    `decode`: as in `read_examples`.
     """
     problems = Problems()
     table = read_examples(shard, shard.rows, problems, decode=decode)
     if problems.found:
-        return {"problems": [problem.text for problem in problems.found]}
-    return write_file_of(table, shard.part, path, key=key, row_digests=row_digests)
+        return Written(problems=[problem.text for problem in problems.found])
+    entry = write_file_of(table, shard.part, path, key=key, row_digests=row_digests)
+    return Written(entry, stats.summary_of(table, shard.part, entry))
 
 
 def write_file_of(table: pa.Table, part: str, path: str, *, key: str, row_digests: str) -> dict:
@@ -77,14 +87,23 @@ def write_file_of(table: pa.Table, part: str, path: str, *, key: str, row_digest
     table = table.replace_schema_metadata({"huggingface": features})
     os.makedirs(os.path.dirname(path), exist_ok=True)
     beside = f"{path}.{os.getpid()}.incomplete"
-    try:
-        with _HashedFile(beside) as file:
-            write_table(table, part, {KEY: key, ROWS: row_digests}, file)
-        os.replace(beside, path)
-    finally:
-        if os.path.exists(beside):
-            os.remove(beside)
-    return _entry(path, file.sha256.hexdigest())
+    with memory_for(_most_bytes(table)) as memory:
+        sink = pa.FixedSizeBufferWriter(pa.py_buffer(memory))  # no Python in its way: pages are only copied
+        write_table(table, part, {KEY: key, ROWS: row_digests}, sink)
+        size = sink.tell()
+        data = pa.py_buffer(memory).slice(0, size)
+        try:
+            write_direct(beside, memory, size)
+            os.replace(beside, path)
+        finally:
+            if os.path.exists(beside):
+                os.remove(beside)
+        return _entry(data)
+
+
+def _most_bytes(table):
+    """More than any file of a table has: values, a header of each page, an index of all pages, and the footer."""
+    return table.nbytes + 256 * table.num_rows * table.num_columns + (1 << 20)
 
 
 def write_table(table: pa.Table, part: str, metadata: dict, file) -> None:
@@ -116,10 +135,10 @@ def find_rows(files: Iterable, image_ids: Iterable[str]) -> dict[str, dict]:
     return found
 
 
-def _entry(path, sha256):
-    footer = entry_of(pq.read_metadata(path))
+def _entry(data):
+    footer = entry_of(pq.read_metadata(pa.BufferReader(data)))
     order = ("rows", "bytes", "data_bytes", "sha256", "key", "content")
-    values = {**footer, "bytes": os.path.getsize(path), "sha256": sha256}
+    values = {**footer, "bytes": data.size, "sha256": hashlib.sha256(data).hexdigest()}
     return {name: values[name] for name in order}
 
 
@@ -133,17 +152,3 @@ def entry_of(footer: pq.FileMetaData) -> dict:
         "key": footer.metadata[KEY].decode(),
         "content": hashlib.sha256(footer.metadata[ROWS]).hexdigest(),
     }
-
-
-class _HashedFile(io.FileIO):
-    """A new file that knows the sha256 of what was written to it."""
-
-    def __init__(self, path):
-        super().__init__(path, "wb")
-        self.sha256 = hashlib.sha256()
-
-    def write(self, data):
-        view = memoryview(data)
-        self.sha256.update(view)
-        while view:  # a raw write may take less than all
-            view = view[super().write(view) :]

@@ -204,16 +204,16 @@ class SourceMaker:
         known = (published.manifest["sources"] if published.manifest else {}) | self.fingerprints
         made = built_shards(self.staging, self.staging, todo, plan.decoded)
         missing = {path: shard for path, shard in todo.items() if path not in made}
-        fingerprints, new, damaged = build_shards(plan, missing, self.staging, known, workers)
+        new = build_shards(plan, missing, self.staging, known, workers)
         problems = Problems()
-        problems.extend(damaged)
-        check_sources(plan, fingerprints, expected, problems)
+        problems.extend(new.problems)
+        check_sources(plan, new.sources, expected, problems)
         problems.settle(checks=True)
-        self.fingerprints |= {part: {**source, "complete": True} for part, source in fingerprints.items()}
-        made |= new
+        self.fingerprints |= {part: {**source, "complete": True} for part, source in new.sources.items()}
+        made |= new.entries
         contents = read_contents(self.staging, sorted(made), workers)
         _refuse("the verification failed", [p for content in contents.values() for p in content.problems])
-        self.summaries |= stats.collect(self.staging, {"files": made}, self.summaries)
+        self.summaries |= stats.collect(self.staging, {"files": made}, self.summaries | new.summaries)
         self.built |= {path: (made[path], contents[path]) for path in made}
         return sorted(made)
 

@@ -5,6 +5,7 @@ of its file: a file that did not change, or that is only on the Hub, need not be
 """
 
 import csv
+import functools
 import io
 import json
 import os
@@ -45,8 +46,8 @@ HEADER = 4096  # bytes
 _STANDARD_TABLE_SUM = 3688
 
 
-def summarize(path: str, part: str) -> dict:
-    """The summary of one stored file of a part, e.g. "segmented".
+def summarize(source, part: str) -> dict:
+    """The summary of the rows of one file of a part, e.g. "segmented": of a table, or a Parquet file, by path or open.
 
     {"rows": n,
      "first": image_id,                                         the smallest
@@ -69,12 +70,28 @@ def summarize(path: str, part: str) -> dict:
     the Hub is downloaded, where its summary is missing or of another SCHEMA.
     """
     if part == METADATA:
-        rows = leaks.read_rows(path)
+        rows = leaks.rows_of(source) if isinstance(source, pa.Table) else leaks.read_rows(source)
         sizes = _counted((row["width"], row["height"]) for row in rows)
         return {"rows": len(rows), "first": rows[0]["image_id"], "sizes": sizes, **leaks.count(rows)}
+    if not isinstance(source, pa.Table):
+        with pq.ParquetFile(source, memory_map=True, pre_buffer=False, buffer_size=1 << 20) as file:
+            return _summarize(functools.partial(_stored, file), set(file.schema_arrow.names), part)
+    return _summarize(functools.partial(_in_memory, source), set(source.column_names), part)
+
+
+def _stored(file, columns, rows):
+    return file.iter_batches(rows, columns=columns, use_threads=False)
+
+
+def _in_memory(table, columns, rows):
+    return table.select(columns).to_batches(max_chunksize=rows)
+
+
+def _summarize(batches, there, part):
+    """`batches` gives some columns, so many rows at a time: no more pictures than that are held at once."""
     names = ("image_id", "width", "height", "label", "fold_2", "fold_5", "kvasir_seg_set")
-    there = [name for name in names if name in pq.read_schema(path).names]
-    columns = pq.read_table(path, columns=there).to_pydict()
+    table = pa.Table.from_batches(batches([name for name in names if name in there], 1 << 16))
+    columns = table.to_pydict()
     summary = {
         "rows": len(columns["image_id"]),
         "first": min(columns["image_id"]),
@@ -83,24 +100,23 @@ def summarize(path: str, part: str) -> dict:
     if "label" in columns:
         ids = sorted(zip(columns["image_id"], columns["label"]))
         summary["cells"] = _counted(zip(columns["label"], columns["fold_2"], columns["fold_5"]))
-        summary["encoders"] = _counted(zip(columns["label"], *zip(*_encoders(path))))
+        summary["encoders"] = _counted(zip(columns["label"], *zip(*_encoders(batches))))
         summary["polyps"] = [image_id for image_id, label in ids if label == POLYPS]
         summary["examples"] = {}
         for image_id, label in ids:
             summary["examples"].setdefault(str(label), []).append(image_id)
         summary["examples"] = {key: some[:FINDING_EXAMPLES] for key, some in summary["examples"].items()}
     if part == "segmented":
-        summary |= _summarize_objects(path)
+        summary |= _summarize_objects(batches)
         summary["kvasir_seg"] = _counted((name,) for name in columns["kvasir_seg_set"])
     return summary
 
 
-def _encoders(path):
-    """The `encoder_of` of each image of a file, in its order."""
-    with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-        for batch in file.iter_batches(16, columns=["image"], use_threads=False):
-            for data in batch["image"].field("bytes"):
-                yield _encoder(data.as_buffer())
+def _encoders(batches):
+    """The `encoder_of` each image, in the order of rows."""
+    for batch in batches(["image"], 16):
+        for data in batch["image"].field("bytes"):
+            yield _encoder(data.as_buffer())
 
 
 def _counted(values):
@@ -139,15 +155,14 @@ class Polyps(NamedTuple):
         return [thing for thing in self.objects if thing.kind == kind]
 
 
-def _summarize_objects(path):
+def _summarize_objects(batches):
     images, mask_map, box_map = [], np.zeros((GRID, GRID), int), np.zeros((GRID, GRID), int)
-    with pq.ParquetFile(path, buffer_size=1 << 20) as file:  # some rows at a time, of which no picture is kept
-        for batch in file.iter_batches(4, columns=["image_id", "instances", "objects"], use_threads=False):
-            for row in batch.to_pylist():
-                instances = np.asarray(Image.open(io.BytesIO(row["instances"]["bytes"])))
-                images.append(measure(row["image_id"], instances, row["objects"]["bbox"]))
-                mask_map += _on_grid(instances > 0)
-                box_map += _on_grid(_painted(images[-1].boxes, instances.shape))
+    for batch in batches(["image_id", "instances", "objects"], 4):
+        for row in batch.to_pylist():
+            instances = np.asarray(Image.open(io.BytesIO(row["instances"]["bytes"])))
+            images.append(measure(row["image_id"], instances, row["objects"]["bbox"]))
+            mask_map += _on_grid(instances > 0)
+            box_map += _on_grid(_painted(images[-1].boxes, instances.shape))
     fits = [fit for image in images for fit in image.fits]
     return {
         "examples": _object_examples(images),
@@ -395,14 +410,22 @@ def collect(folder: str, manifest: dict, known: dict, opened=None) -> dict:
     """
     summaries = {}
     for path, entry in manifest["files"].items():
-        identity = {"sha256": entry["sha256"], "schema": SCHEMA}
         old = known.get(path, {})
-        if identity.items() <= old.items():
+        if _identity(entry).items() <= old.items():
             summaries[path] = old
         else:
             file = opened(path) if opened else os.path.join(folder, path)
-            summaries[path] = {**identity, **_summarize_or_say(file, part_of_path(path))}
+            summaries[path] = {**_identity(entry), **_summarize_or_say(file, part_of_path(path))}
     return summaries
+
+
+def summary_of(table: pa.Table, part: str, entry: dict) -> dict:
+    """The summary of a file that was just written from a table, as `collect` would give it."""
+    return {**_identity(entry), **summarize(table, part)}
+
+
+def _identity(entry):
+    return {"sha256": entry["sha256"], "schema": SCHEMA}
 
 
 def _summarize_or_say(path, part):
