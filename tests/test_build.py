@@ -580,7 +580,7 @@ def _alive(pid):
 def test_a_build_cut_off_while_the_card_is_drawn_keeps_other_configs(source, tmp_path, monkeypatch):
     build(source, tmp_path / "out", "--config", "segmented")
     with monkeypatch.context() as patch:
-        patch.setattr("scripts.pipeline.build.write_card", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("scripts.pipeline.build.write_card", cut_off)
         with pytest.raises(KeyboardInterrupt):
             build(source, tmp_path / "out", "--config", "unlabeled")
     assert not (tmp_path / "out/manifest.json").exists()
@@ -589,13 +589,13 @@ def test_a_build_cut_off_while_the_card_is_drawn_keeps_other_configs(source, tmp
     assert tree(tmp_path / "out") == tree(tmp_path / "new")
 
 
+def cut_off(*arguments, **settings):
+    raise KeyboardInterrupt
+
+
 @pytest.fixture
 def staged(source, tmp_path, monkeypatch):
     """An output whose build was cut off when all shards were made, and none was in its place."""
-
-    def cut_off(*arguments):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr("scripts.pipeline.build._put_in_place", cut_off)
         with pytest.raises(KeyboardInterrupt):
