@@ -1256,20 +1256,21 @@ class Part(NamedTuple):
             found["content"] = digest.hexdigest()
         return found
 
-    def shards(self) -> List["Shard"]:
+    def shards(self, most_rows: Optional[int] = None) -> List["Shard"]:
         """Its rows cut into shards: by cell, then by the leading bits of the image id.
 
         A cell is of a tract, category and fold; of segmented images, of a set of Kvasir-SEG.
 
         The number of id ranges is the smallest power of two that keeps every shard of a cell under SHARD_BYTES. So a
-        new image touches one file, unless it takes that over SHARD_BYTES: then its cell is cut anew.
+        new image touches one file, unless it takes that over SHARD_BYTES: then its cell is cut anew. Where images are
+        to be made smaller, their number, `most_rows`, is the limit instead.
         """
         cells: Dict[str, List[Row]] = {}
         for row in self.rows:
             cells.setdefault(_cell(self.name, row), []).append(row)
         shards = []
         for cell, rows in sorted(cells.items()):
-            ranges = _id_ranges(rows)
+            ranges = _id_ranges(rows, most_rows)
             width = max(2, len(str(len(ranges) - 1)))
             for i, chosen in enumerate(ranges):
                 if chosen:
@@ -1568,7 +1569,11 @@ class Shard(NamedTuple):
     @property
     def image_bytes(self) -> int:
         """Bytes of its images, nearly the size of its file."""
-        return sum(row.image.size for row in self.rows)
+        return _image_bytes(self.rows)
+
+
+def _image_bytes(rows):
+    return sum(row.image.size for row in rows)
 
 
 def _cell(part, row):
@@ -1581,12 +1586,12 @@ def _cell(part, row):
     return f"{finding.tract}/{finding.category}/{folds}_"
 
 
-def _id_ranges(rows):
+def _id_ranges(rows, most_rows):
     for bits in range(17):
         ranges: List[List[Row]] = [[] for _ in range(1 << bits)]
         for row in rows:
             ranges[int(row.image_id[:8], 16) >> (32 - bits)].append(row)
-        if all(len(r) < 2 or sum(row.image.size for row in r) <= SHARD_BYTES for r in ranges):
+        if all(len(r) <= (most_rows or 1) for r in ranges if most_rows or _image_bytes(r) > SHARD_BYTES):
             break
     return ranges
 

@@ -8,6 +8,9 @@ counts, labels, folds, masks, boxes, CRCs, digests. If anything is wrong, all pr
 is written; an earlier one in --out stays as it was.
 
 After a kill or a change of the source, run it again: it builds only what is missing or changed.
+
+With --max-side 256, the small edition: the same rows, configs, ids, labels and folds, with every image scaled to at
+most 256 pixels a side and encoded alike, masks and boxes with it. It is a folder, and a repository, of its own.
 """
 
 import shlex
@@ -15,7 +18,7 @@ import shlex
 from hyper_kvasir import Expected
 from scripts.pipeline.build import BuildError, build
 from scripts.pipeline.configs import BUILT, METADATA, VIEWS
-from scripts.pipeline.console import add_building, check_sources_exist, command_parser, refusing, run, say
+from scripts.pipeline.console import add_building, add_max_side, check_sources_exist, command_parser, refusing, run, say
 
 
 @refusing(BuildError, ValueError, OSError)
@@ -29,11 +32,12 @@ def main(arguments=None) -> int:
         metavar="NAME",
         help=f"one of {', '.join(VIEWS)}; repeatable; default: all but {METADATA}, which looks at every image",
     )
+    add_max_side(parser, "the small edition: images of at most N pixels a side")
     parser.add_argument("--no-verify", action="store_true", help="build from a partial source, and say what is missing")
     args = parser.parse_args(arguments)
     check_sources_exist(parser, args.source)
     settings = {"workers": args.workers, "checks": not args.no_verify, "expected": Expected.load(args.expect)}
-    build(args.source, args.out, args.config or list(BUILT), **settings)
+    build(args.source, args.out, args.config or list(BUILT), max_side=args.max_side, **settings)
     then = "" if args.no_verify else f"; next: python -m scripts.verify {shlex.quote(args.out)}"
     say(f"built {args.out}{then}")
     return 0

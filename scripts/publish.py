@@ -36,7 +36,15 @@ from huggingface_hub.utils import validate_repo_id
 
 from hyper_kvasir import Expected
 from scripts.pipeline.configs import BUILT, VIEWS
-from scripts.pipeline.console import add_expect, add_workers, check_sources_exist, command_parser, run, say
+from scripts.pipeline.console import (
+    add_expect,
+    add_max_side,
+    add_workers,
+    check_sources_exist,
+    command_parser,
+    run,
+    say,
+)
 from scripts.pipeline.hub import PublishError, Repository, check_branch, check_token, explain, prepare_clients
 from scripts.pipeline.manifest import FILE, built_manifest, read_manifest
 from scripts.pipeline.output import STAGING, check_beside, only_builder_of
@@ -45,7 +53,7 @@ from scripts.pipeline.release import BuildOptions, Edition, FolderMaker, SourceM
 from scripts.pipeline.unfinished import abandon, finish
 
 # Options of a publication, which mean nothing to --finish and --abandon.
-OF_PUBLICATION = "version dry_run create_pr overwrite private source config build_and_upload expect".split()
+OF_PUBLICATION = "version dry_run create_pr overwrite private source config max_side build_and_upload expect".split()
 CHANGELOG = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dataset_card", "CHANGELOG.md")
 
 
@@ -113,6 +121,7 @@ def build_options(args) -> BuildOptions:
         configs=args.config or list(BUILT),
         expected=args.expected,
         workers=args.workers,
+        max_side=args.max_side,
         send_at_once=args.build_and_upload,
     )
 
@@ -146,6 +155,7 @@ def parse(arguments) -> argparse.Namespace:
     parser.add_argument("--source", action="append", metavar="DIR", help="build what changed from these archives")
     about = "with --source: repeatable; default: all but metadata, which looks at every image"
     parser.add_argument("--config", action="append", choices=VIEWS, metavar="NAME", help=about)
+    add_max_side(parser, "with --source: the small edition, of images of at most N pixels a side")
     parser.add_argument("--build-and-upload", action="store_true", help="with --source: in batches, for small disks")
     add_workers(parser)
     add_expect(parser)
@@ -174,8 +184,9 @@ def parse(arguments) -> argparse.Namespace:
         parser.error("--build-and-upload goes with --source")
     if args.build_and_upload and args.dry_run:
         parser.error("--build-and-upload does not go with --dry-run")
-    if args.config and not args.source:
-        parser.error("--config goes with --source")
+    for name in ("config", "max_side"):
+        if getattr(args, name) and not args.source:
+            parser.error(f"--{name.replace('_', '-')} goes with --source")
     check_sources_exist(parser, args.source or ())
     return args
 

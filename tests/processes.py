@@ -93,7 +93,8 @@ def sketch(parts: dict, examples, pairs=()) -> list:
     """Stands in for `figures.draw`, which takes seconds: figures of a few pixels, others where the data are others."""
     from scripts.pipeline import figures  # loads matplotlib
 
-    names = ["findings", "class_balance", "quality"] if "labeled" in parts else []
+    names = ["findings", "class_balance"] if "labeled" in parts else []
+    names += ["quality"] if "psnr" not in parts.get("labeled", {"psnr": None}) else []
     names += ["polyps", "objects", "heat_maps", "unfit"] if "segmented" in parts else []
     names += ["pairs"] if pairs and "segmented" in parts else []
     digest = hashlib.sha512(repr(parts).encode()).digest()

@@ -17,7 +17,7 @@ import pyarrow as pa
 from hyper_kvasir import Expected, Part, Problems, SourceError, listed
 from scripts.pipeline import leaks
 from scripts.pipeline.card import PLACEHOLDER, write_card
-from scripts.pipeline.configs import VIEWS, looked_parts
+from scripts.pipeline.configs import METADATA, VIEWS, looked_parts
 from scripts.pipeline.console import Progress, say
 from scripts.pipeline.files import file_sha256, sync, write_file
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
@@ -25,6 +25,7 @@ from scripts.pipeline.output import STAGING, BuildError, Journal, check_ours, mo
 from scripts.pipeline.parquet import write_shard
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.pool import finished, worker_pool
+from scripts.pipeline.small import image_bytes
 
 
 def build(
@@ -37,9 +38,11 @@ def build(
     expected: Expected,
     looked: Sequence[str] = (),
     folds_from: str | None = None,
+    max_side: int | None = None,
 ) -> None:
     """Builds `configs` from the archives in `folders` into `out`, keeping what is built already.
 
+    With `max_side`, the small edition: images of at most so many pixels a side.
     Configs that `out` holds from earlier builds stay. `metadata` is of the parts `looked`, by default those that `out`
     then holds; its grouped folds stay as they are in `out`, or in the file `folds_from`. Raises SourceError listing all
     problems of the source, and BuildError where `out` cannot be used.
@@ -53,8 +56,11 @@ def build(
 
                 given = metadata.earlier_of(os.path.abspath(folds_from))  # now, and not after the pass
             manifest = read_manifest(out) or read_manifest(os.path.join(out, STAGING))  # there, if a kill came then
+            if list(configs) == [METADATA] and manifest:  # which is the same in all editions
+                max_side = manifest.get("max_side")
+            _check_edition(out, manifest, max_side)
             parts = looked or looked_parts(configs, manifest)
-            plan = make_plan(folders, configs, expected, checks, looked=parts)
+            plan = make_plan(folders, configs, expected, checks, looked=parts, max_side=max_side)
             _build(plan, out, workers, checks, expected, given=given)
     except OSError as error:
         what = error.strerror or str(error)
@@ -72,7 +78,7 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected,
     old = old or {"files": {}, "sources": {}, "configs": {}, "complete": True}
     _check_cut_off(plan, out, moved)
     kept, staged, todo = _sort_out(plan, out, old["files"])
-    _check_disk(out, sum(planned.shard.image_bytes for planned in todo.values()))
+    _check_disk(out, sum(_bytes_of(planned.shard, plan.max_side) for planned in todo.values()))
     with ThreadPoolExecutor(1) as disk:  # beside the work, as the disk takes nearly as long as that
         synced = []
         built = build_shards(
@@ -99,12 +105,21 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected,
     there = _with_rows(plan.configs, files, waived)
     files |= {path: entry for path, entry in old["files"].items() if part_of_path(path) not in parts}
     configs = [*there, *(config for config in old["configs"] if config not in plan.configs)]
-    manifest = make_manifest(configs, sources, files, SCHEMA)
+    manifest = make_manifest(configs, sources, files, SCHEMA, max_side=plan.max_side)
     if "versions" in old and not made and not staged:
         manifest["versions"] = old["versions"]  # that made the files
     _put_in_place(out, [*staged, *made], old["files"], (set(old["files"]) | moved) - set(files))
     _report(files, len(made), waived)
     _finish(out, {**manifest, **({"card": old["card"]} if "card" in old else {})}, built.summaries)
+
+
+def _check_edition(out, manifest, max_side):
+    """Refuses to mix images of one size with those of another."""
+    if manifest and manifest.get("max_side") != max_side:
+        was = manifest.get("max_side")
+        held = f"images of at most {was} pixels a side" if was else "the full edition"
+        flag = f"give --max-side {was}" if was else "leave --max-side out"
+        raise BuildError(f"{out}: holds {held}; {flag}, or choose another folder")
 
 
 def _metadata(plan, out, old_files, workers, given):
@@ -215,6 +230,11 @@ def _whole(folder, entries):
     return whole
 
 
+def _bytes_of(shard, max_side):
+    """What its file takes, about."""
+    return len(shard.rows) * image_bytes(max_side) if max_side else shard.image_bytes
+
+
 def _check_disk(out, needed):
     above = os.path.abspath(out)
     while not os.path.isdir(above):
@@ -261,7 +281,8 @@ def build_shards(
         jobs = {pool.submit(Part.fingerprint, part._replace(rows=[])): part.name for part in unknown}
         for path, planned in sorted(todo.items(), key=lambda item: -item[1].shard.image_bytes):  # large ones first
             decode = planned.shard.part in plan.decoded
-            jobs[pool.submit(write_shard, *planned, os.path.join(into, path), decode=decode)] = path
+            place = os.path.join(into, path)
+            jobs[pool.submit(write_shard, *planned, place, decode=decode, max_side=plan.max_side)] = path
         for name, result in finished(pool, jobs):
             if name in known:
                 sources[name] = {**result, "directory": plan.directories[name]}

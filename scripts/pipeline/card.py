@@ -24,7 +24,7 @@ import yaml
 from PIL import Image
 
 from hyper_kvasir import CITATION, HOMEPAGE, PARTS, TAXONOMY, Expected, HyperKvasir
-from scripts.pipeline import croissant, leaks, stats
+from scripts.pipeline import croissant, leaks, small, stats
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS
 from scripts.pipeline.console import say
 from scripts.pipeline.files import file_sha256, write_file
@@ -35,7 +35,7 @@ from scripts.pipeline.stats import Examples
 
 VERSION = str(HyperKvasir.VERSION)
 OFFICIAL = Expected.load(None)
-SCHEMA = 5  # of the card's files but stats.json; increment it when the same data and texts are to give others
+SCHEMA = 6  # of the card's files but stats.json; increment it when the same data and texts are to give others
 PROJECT = Path(__file__).parents[2]
 TEXTS = PROJECT / "dataset_card"
 PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication knows it
@@ -63,7 +63,12 @@ def card_key(manifest: dict, repo_id: str = PLACEHOLDER) -> str:
     inputs["files"] = {path: entry["sha256"] for path, entry in manifest["files"].items()}
     inputs["schema"] = [SCHEMA, stats.SCHEMA]
     inputs["dataset"] = [repo_id, VERSION, TAXONOMY, CITATION, HOMEPAGE]
-    inputs["views"] = {config: [VIEWS[config].description, features_metadata(config)] for config in manifest["configs"]}
+    scaled = "max_side" in manifest
+    inputs["views"] = {
+        config: [VIEWS[config].description, features_metadata(config, scaled)] for config in manifest["configs"]
+    }
+    if scaled:
+        inputs["max_side"] = manifest["max_side"]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
     for path in sorted(set(TEXTS.iterdir()) - {TEXTS / "CHANGELOG.md"}):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -343,7 +348,7 @@ def front_matter(manifest: dict) -> dict:
     return {
         "language": metadata["language"],
         "license": metadata["license"],
-        "pretty_name": metadata["pretty_name"],
+        "pretty_name": croissant.pretty_name(metadata, manifest),
         "task_categories": [category for task in tasks for category in task["task_categories"]],
         "task_ids": [task_id for task in tasks for task_id in task["task_ids"]],
         "size_categories": [_size_category(images)],
@@ -373,7 +378,7 @@ def _config_yaml(config, splits):
 
 
 def _info_yaml(config, splits, manifest):
-    files = manifest["files"]
+    files, scaled = manifest["files"], "max_side" in manifest
     rows = []
     for split, entry in splits.items():
         data_bytes = sum(files[path]["data_bytes"] for path in matching(entry["files"], files))
@@ -381,7 +386,7 @@ def _info_yaml(config, splits, manifest):
     paths = {path for entry in splits.values() for path in matching(entry["files"], files)}
     return {
         "config_name": config,
-        "features": [{"name": name, **_feature_yaml(f)} for name, f in features_metadata(config).items()],
+        "features": [{"name": name, **_feature_yaml(f)} for name, f in features_metadata(config, scaled).items()],
         "splits": rows,
         "download_size": sum(files[path]["bytes"] for path in paths),
         "dataset_size": sum(row["num_bytes"] for row in rows),
@@ -444,7 +449,10 @@ def _context(manifest, parts, drawn, examples, *, repo_id, commit):
         "unlabeled": unlabeled,
         "shared": len(set(labeled["polyps"]) & set(segmented["polyps"])) if labeled and segmented else 0,
         "shortcut": _shortcut(labeled["encoders"]) if labeled else None,
-        "unlike": _unlike(segmented["encoders"], labeled["encoders"] if labeled else []) if segmented else None,
+        "unlike": _unlike(segmented["encoders"], labeled["encoders"] if labeled else [])
+        if segmented and "max_side" not in manifest
+        else None,
+        "small": _small_context(manifest["max_side"], parts, repo_id) if "max_side" in manifest else None,
         "leaks": _leaks_context(parts[METADATA], list(manifest["configs"])) if METADATA in parts else None,
         "figures": dict.fromkeys(FIGURES) | {figure.name: figure for figure in drawn},
         "spellings": [(finding.name, finding.spellings[0]) for finding in TAXONOMY if finding.spellings],
@@ -452,6 +460,33 @@ def _context(manifest, parts, drawn, examples, *, repo_id, commit):
         "sources": list(sources.values()),
         "versions": manifest["versions"],
     }
+
+
+def _small_context(max_side, parts, repo_id):
+    """What the small edition loses, and what of its files still tells findings."""
+    pictures = [parts[part] for part in PARTS if part in parts]
+    psnr = Counter({value: images for value, images in stats.merged("psnr", pictures)})
+    masks = parts["segmented"]["mask_ious"] if "segmented" in parts else []
+    lost = parts["segmented"]["lost"] if "segmented" in parts else []
+    told = stats.told_by_files(parts["labeled"]) if "labeled" in parts else []
+    suffix = f"-{max_side}"
+    return {
+        "max_side": max_side,
+        "quality": small.QUALITY,
+        "full": repo_id.removesuffix(suffix) if repo_id.endswith(suffix) else None,
+        "sampled": small.SAMPLED,
+        "images": psnr.total(),
+        "psnr": _spread(sorted(psnr.elements())),
+        "masks": _mask_context(masks) if masks else None,
+        "lost": len(lost),
+        "lost_pixels": max((pixels for *_, pixels in lost), default=0),
+        "told": [{**entry, "finding": TAXONOMY[entry["label"]].name} for entry in told],
+    }
+
+
+def _mask_context(ious):
+    values = sorted(Counter({value: masks for value, masks in ious}).elements())
+    return {"images": len(values), **_spread(values)}
 
 
 def _claims(claims, parts, proven):
@@ -527,8 +562,8 @@ def _config_context(config, splits, manifest):
 def _part_context(part, summary, manifest, metadata, examples):
     views = [config for config in manifest["configs"] if VIEWS[config].part == part and config != part]
     files = [path for path in manifest["files"] if part_of_path(path) == part]
-    meanings = metadata["columns"] | metadata.get(f"{part}_columns", {})
-    features = features_metadata(part)
+    meanings = croissant.meanings_of(part, metadata, "max_side" in manifest)
+    features = features_metadata(part, "max_side" in manifest)
     return {
         "name": part,
         "views": [f"`{view}`" for view in views],
@@ -650,6 +685,7 @@ def _segmented_context(segmented):
         "rows": segmented["rows"],
         "in_folds": _in_folds(segmented),
         **{name: len(some) for name, some in objects.items()},
+        "in_all": len(objects["instances"]) + len(segmented.get("lost", ())),  # with those that the small edition lost
         "in_kvasir_seg": sum(images for name, images in segmented["kvasir_seg"] if name),
         "offset": segmented["boxes_offset"],
         "at_edge": segmented["boxes_at_edge"],

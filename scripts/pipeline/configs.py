@@ -20,13 +20,16 @@ VIEWS = {
         files=f"data/{METADATA}/*.parquet",
     ),
 }
+ORIGINAL_SIZE = ("original_width", "original_height")  # columns of the small edition
 KINDS = ("same_frame", "same_scene")  # of pairs; what is the same frame is the same scene, too
 
 
-def features_of(config: str) -> datasets.Features:
-    """The columns of a config."""
+def features_of(config: str, small: bool = False) -> datasets.Features:
+    """The columns of a config, or those that it has in the small edition."""
     if config != METADATA:
-        return built_features_of(config)
+        columns = built_features_of(config)
+        sizes = dict.fromkeys(ORIGINAL_SIZE, columns["width"]) if small else {}
+        return datasets.Features({**columns, **sizes})
     text, number, share = datasets.Value("string"), datasets.Value("int32"), datasets.Value("float32")
     fold, groups = datasets.Value("int8"), built_features_of("labeled")
     return datasets.Features(

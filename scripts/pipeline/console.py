@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+LEAST_SIDE, MOST_SIDE = 32, 65_535  # of images, in pixels: of less, masks and boxes are nothing; JPEG has no more
+
 
 class Progress:
     """Counts `total` units of work, e.g. bytes. `with Progress(...) as bar: bar.update(n)`."""
@@ -55,6 +57,17 @@ def number(text: str) -> int:
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Adds --workers, a number of processes."""
     parser.add_argument("--workers", type=number, default=os.cpu_count(), help="processes (default: one per core)")
+
+
+def add_max_side(parser: argparse.ArgumentParser, about: str) -> None:
+    """Adds --max-side, a number of pixels."""
+
+    def side(text):
+        if not LEAST_SIDE <= int(text) <= MOST_SIDE:
+            raise argparse.ArgumentTypeError(f"must be {LEAST_SIDE} to {MOST_SIDE:,} pixels")
+        return int(text)
+
+    parser.add_argument("--max-side", type=side, metavar="N", help=about)
 
 
 def add_building(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from hyper_kvasir import CITATION, HOMEPAGE
-from scripts.pipeline.configs import VIEWS
+from scripts.pipeline.configs import METADATA, VIEWS
 from scripts.pipeline.parquet import features_metadata
 
 TEXTS = Path(__file__).parents[2] / "dataset_card"
@@ -36,7 +36,7 @@ def croissant_text(manifest: dict, metadata: dict, rai: dict, *, repo_id: str, v
         "@context": json.loads(CONTEXT.read_text(encoding="utf-8")),
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
-        "name": metadata["pretty_name"],
+        "name": pretty_name(metadata, manifest),
         "description": rai["description"],
         "url": url,
         "sameAs": [HOMEPAGE, metadata["paper"]],
@@ -53,10 +53,16 @@ def croissant_text(manifest: dict, metadata: dict, rai: dict, *, repo_id: str, v
         "recordSet": [
             *(_classes(name, names) for name, names in _class_names(parts)),
             *(_splits(config) for config in configs if VIEWS[config].column),
-            *(_record_set(config, metadata) for config in configs),
+            *(_record_set(config, metadata, "max_side" in manifest) for config in configs),
         ],
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def pretty_name(metadata: dict, manifest: dict) -> str:
+    """The name of the dataset, and of its edition."""
+    edition = f", small edition ({manifest['max_side']} pixels)" if "max_side" in manifest else ""
+    return metadata["pretty_name"] + edition
 
 
 def _creators():
@@ -135,11 +141,17 @@ def _table(identity, description, kind, fields, rows):
     }
 
 
-def _record_set(config, metadata):
+def meanings_of(part: str, metadata: dict, small: bool) -> dict[str, str]:
+    """{column: what it means} in a part; `small`: in the small edition."""
+    of_part = metadata.get(f"{part}_columns", {})
+    return metadata["columns"] | of_part | (metadata["small_columns"] if small and part != METADATA else {})
+
+
+def _record_set(config, metadata, small):
     part = VIEWS[config].part
-    meanings = metadata["columns"] | metadata.get(f"{part}_columns", {})
+    meanings = meanings_of(part, metadata, small)
     fields = [_split_field(config)] if VIEWS[config].column else []
-    fields += [_field(config, name, feature, meanings) for name, feature in features_metadata(part).items()]
+    fields += [_field(config, name, feature, meanings) for name, feature in features_metadata(part, small).items()]
     return {
         "@type": "cr:RecordSet",
         "@id": config,

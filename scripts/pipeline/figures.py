@@ -114,7 +114,8 @@ def _jobs(parts, examples, pairs):
     if "labeled" in parts:
         labeled = parts["labeled"]
         ids = [image_id for some in labeled["examples"].values() for image_id in some]
-        jobs += [(findings, labeled, examples("labeled", ids)), (class_balance, labeled), (quality, labeled)]
+        jobs += [(findings, labeled, examples("labeled", ids)), (class_balance, labeled)]
+        jobs += [(quality, labeled)] if "psnr" not in labeled else []  # one of all images in the small edition
     jobs.append((sizes, {part: summary for part, summary in parts.items() if part != METADATA} or parts))
     if "segmented" in parts:
         segmented = parts["segmented"]

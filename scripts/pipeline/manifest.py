@@ -6,6 +6,8 @@
  "versions": {package: version},
  "files": {path: {"rows", "bytes", "data_bytes", "sha256", "key", "content"}}}
 
+The small edition adds "max_side": its images have at most so many pixels a side.
+
 `key` is a digest of all that the bytes of a file depend on, `content` of its rows alone. `complete`: built with all
 checks. The card adds "card": {"key", "commit", "files": {path: {"bytes", "sha256"}}}, and a release adds "version".
 
@@ -32,6 +34,7 @@ BUILDER = "hyper-kvasir"
 VERSION = r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}"
 PACKAGES = ("datasets", "numpy", "pillow", "pyarrow")  # whose versions matter to what is in the files
 QUALITY = ("faiss-cpu", "opencv-contrib-python-headless", "simplejpeg")  # and to metadata
+SMALL = ("simplejpeg",)  # and to images of the small edition; it is one of QUALITY
 MOST_BYTES = 32 << 20  # of a manifest; that of the whole dataset has some 200 kB
 
 # Anybody may have edited a manifest, and files that it names may be replaced or removed.
@@ -83,21 +86,24 @@ _FORM = Draft202012Validator(
                 "files": _each(_object({"bytes": _COUNT, "sha256": _TEXT}), pattern=rf"^({_PIECE}/)?{_PIECE}\Z"),
             }
         ),
+        max_side={"type": "integer", "minimum": 1, "maximum": 65_535},
         version={"type": "string", "pattern": rf"^{VERSION}\Z"},
         versions=_each(_TEXT),
     )
 )
 
 
-def make_manifest(configs: list[str], sources: dict, files: dict, schema: int) -> dict:
+def make_manifest(configs: list[str], sources: dict, files: dict, schema: int, *, max_side: int | None = None) -> dict:
     """The manifest of a folder of `files` that serves `configs`. Nothing in it depends on time, machine or workers."""
+    packages = [*PACKAGES, *(QUALITY if METADATA in configs else SMALL if max_side else ())]
     return {
         "builder": BUILDER,
         "schema": schema,
+        **({"max_side": max_side} if max_side else {}),
         "complete": all(source["complete"] for source in sources.values()),
         "configs": {config: splits_of(config, files) for config in VIEWS if config in configs},
         "sources": dict(sorted(sources.items())),
-        "versions": {package: version(package) for package in (*PACKAGES, *(QUALITY if METADATA in configs else ()))},
+        "versions": {package: version(package) for package in packages},
         "files": dict(sorted(files.items())),
     }
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hyper_kvasir import Problems, Shard, read_examples
-from scripts.pipeline import stats
-from scripts.pipeline.configs import METADATA, features_of
+from hyper_kvasir import Problems, Row, Shard, read_examples
+from scripts.pipeline import small, stats
+from scripts.pipeline.configs import METADATA, ORIGINAL_SIZE, features_of
 from scripts.pipeline.files import memory_for, write_direct
 
 KEY = b"hyper_kvasir.key"
@@ -55,9 +55,9 @@ def spelled(feature):
     return {k: spelled(v) for k, v in feature.items()}
 
 
-def features_metadata(config: str) -> dict:
-    """A config's features as a file's metadata has them."""
-    return {name: spelled(feature) for name, feature in features_of(config).to_dict().items()}
+def features_metadata(config: str, small: bool = False) -> dict:
+    """A config's features as a file's metadata has them; `small`: in the small edition."""
+    return {name: spelled(feature) for name, feature in features_of(config, small).to_dict().items()}
 
 
 class Written(NamedTuple):
@@ -68,23 +68,35 @@ class Written(NamedTuple):
     problems: Sequence[str] = ()
 
 
-def write_shard(shard: Shard, key: str, row_digests: str, path: str, *, decode: bool = False) -> Written:
+def write_shard(
+    shard: Shard, key: str, row_digests: str, path: str, *, decode: bool = False, max_side: int | None = None
+) -> Written:
     """Writes a shard to `path`, by way of a file beside it, unless its images cannot be used.
 
-    `decode`: as in `read_examples`.
+    `decode`: as in `read_examples`. With `max_side`, in pixels, it is one of the small edition.
     """
     problems = Problems()
-    table = read_examples(shard, shard.rows, problems, decode=decode)
+    table = read_rows(shard, shard.rows, problems, decode=decode, max_side=max_side)
     if problems.found:
         return Written(problems=[problem.text for problem in problems.found])
     entry = write_file_of(table, shard.part, path, key=key, row_digests=row_digests)
     return Written(entry, stats.summary_of(table, shard.part, entry))
 
 
+def read_rows(
+    shard: Shard, rows: Sequence[Row], problems: Problems, *, decode: bool = False, max_side: int | None = None
+) -> pa.Table:
+    """Some rows of a shard out of its archive, as `read_examples`; with `max_side` as the small edition has them."""
+    if max_side is None:
+        return read_examples(shard, rows, problems, decode=decode)
+    return small.read_small(shard, rows, max_side, problems, decode=decode)
+
+
 def write_file_of(table: pa.Table, part: str, path: str, *, key: str, row_digests: str) -> dict:
     """Writes all rows of a file of a part to `path`, by way of a file beside it, and returns its manifest entry."""
-    features = json.dumps({"info": {"features": features_metadata(part)}})
-    table = table.replace_schema_metadata({"huggingface": features})
+    features = features_metadata(part, ORIGINAL_SIZE[0] in table.column_names)
+    noted = {name: value for name, value in (table.schema.metadata or {}).items() if name == small.LOSS}
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}}), **noted})
     os.makedirs(os.path.dirname(path), exist_ok=True)
     beside = f"{path}.{os.getpid()}.incomplete"
     with memory_for(_most_bytes(table)) as memory:

@@ -14,6 +14,7 @@ from hyper_kvasir import Expected, Part, Problems, Shard, SourceError, locate, r
 from scripts.pipeline.configs import METADATA, VIEWS, parts_of
 from scripts.pipeline.console import say
 from scripts.pipeline.parquet import features_metadata, writer_options
+from scripts.pipeline.small import rows_of_a_shard, small_key
 
 SCHEMA = 2  # of the stored files; increment it when the same inputs are to give other files
 
@@ -35,7 +36,8 @@ class Plan:
     shards: dict[str, PlannedShard]  # by path in the repository
     problems: Problems
     decoded: frozenset[str] = frozenset()  # the parts whose images are decoded, as no digest vouches for them
-    looked: dict[str, PlannedShard] = field(default_factory=dict)  # by path: what `metadata` is of
+    looked: dict[str, PlannedShard] = field(default_factory=dict)  # by path: what `metadata` is of, in the full edition
+    max_side: int | None = None  # of images in pixels, in the small edition
 
     @functools.cached_property
     def directories(self) -> dict[str, str]:
@@ -44,12 +46,18 @@ class Plan:
 
 
 def make_plan(
-    folders: list[str], configs: list[str], expected: Expected, checks: bool = True, *, looked: Sequence[str] = ()
+    folders: list[str],
+    configs: list[str],
+    expected: Expected,
+    checks: bool = True,
+    *,
+    looked: Sequence[str] = (),
+    max_side: int | None = None,
 ) -> Plan:
     """What to build from the archives in `folders` for `configs`. Reads directories and small files, no image of a zip.
 
-    `looked`: the parts that `metadata` is of, if that is one of the configs. Raises SourceError where a part has no
-    archive. With `checks` off its configs are left out, if any others are there.
+    `looked`: the parts that `metadata` is of, if that is one of the configs. `max_side`: see `Plan`. Raises SourceError
+    where a part has no archive. With `checks` off its configs are left out, if any others are there.
     """
     built = [part for part in parts_of(configs) if part != METADATA]
     located = {part: locate(part, folders) for part in dict.fromkeys([*built, *looked])}
@@ -80,15 +88,20 @@ def make_plan(
             parts.append(part)
         except SourceError as error:  # the archive itself; the others are still read, to say what is wrong there too
             problems.extend(error.problems)
-    shards = {shard.path: plan_shard(shard) for part in parts for shard in part.shards()}
     return Plan(
         there,
         parts,
-        {path: planned for path, planned in shards.items() if planned.shard.part in built},
+        _plan_shards((part for part in parts if part.name in built), max_side),
         problems,
         frozenset(decoded),
-        {path: planned for path, planned in shards.items() if planned.shard.part in looked},
+        _plan_shards(part for part in parts if part.name in looked),
+        max_side,
     )
+
+
+def _plan_shards(parts, max_side=None):
+    most_rows = rows_of_a_shard(max_side) if max_side else None
+    return {shard.path: plan_shard(shard, max_side) for part in parts for shard in part.shards(most_rows)}
 
 
 def directory_digest(part: Part) -> str:
@@ -97,8 +110,8 @@ def directory_digest(part: Part) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def plan_shard(shard: Shard) -> PlannedShard:
-    """A shard with its key, which is known without reading an image of a zip."""
+def plan_shard(shard: Shard, max_side: int | None = None) -> PlannedShard:
+    """A shard with its key, which is known without reading an image of a zip. `max_side`: see `Plan`."""
 
     def inputs(row):
         files = [(member.size, member.crc) for member in (row.image, row.mask) if member]
@@ -106,6 +119,8 @@ def plan_shard(shard: Shard) -> PlannedShard:
         return [row.image_id, row.label, row.fold_2, row.fold_5, *names, files, row.boxes, row.size]
 
     rows = [json.dumps(inputs(row)) for row in shard.rows]
-    described = json.dumps([SCHEMA, writer_options(shard.part), shard.part, features_metadata(shard.part), rows])
+    features = features_metadata(shard.part, max_side is not None)
+    described = [SCHEMA, writer_options(shard.part), shard.part, features, rows]
+    described += [small_key(max_side)] if max_side else []
     digests = "".join(f"{crc32(row.encode()):08x}" for row in rows)
-    return PlannedShard(shard, hashlib.sha256(described.encode()).hexdigest(), digests)
+    return PlannedShard(shard, hashlib.sha256(json.dumps(described).encode()).hexdigest(), digests)

@@ -574,6 +574,7 @@ def check_version(repository: Repository, draft: Draft, published: Published) ->
     check_untagged(draft.version, published)
     if published.version is None:
         return
+    _check_edition(published, draft)
     new, old = parse_version(draft.version), parse_version(published.version)
     if new == old:
         raise _other_content(published, draft)
@@ -583,6 +584,15 @@ def check_version(repository: Repository, draft: Draft, published: Published) ->
     if (step == "MAJOR" and new[0] == old[0]) or (step == "MINOR" and new[:2] == old[:2]):
         least = f"{old[0] + 1}.0.0" if step == "MAJOR" else f"{old[0]}.{old[1] + 1}.0"
         raise PublishError(f"{draft.version} is too small a step: {why}, which is {step}; at least {least}")
+
+
+def _check_edition(published, draft):
+    """Refuses to put images of one size in the place of those of another: each edition has a repository of its own."""
+    held, given = (manifest.get("max_side") for manifest in (published.manifest, draft.manifest))
+    if held != given:
+        names = ["the full edition" if side is None else f"images of at most {side} pixels" for side in (held, given)]
+        advice = f"publish to another repository, e.g. {published.repo_id}-{given or 'full'}"
+        raise PublishError(f"{published.repo_id} holds {names[0]}, and this is of {names[1]}; {advice}")
 
 
 def _other_content(published, draft):
@@ -608,7 +618,7 @@ def demanded_step(repository: Repository, draft: Draft, published: Published) ->
     if other:
         return "MAJOR", f"{len(other):,} rows changed (e.g. {min(other)})"
     rewritten = [p for p, entry in old["files"].items() if p in new["files"] and new["files"][p]["key"] != entry["key"]]
-    changed, new_columns = _compare_columns(repository, revision, rewritten)
+    changed, new_columns = _compare_columns(repository, revision, rewritten, "max_side" in new)
     if changed:
         return "MAJOR", f"columns of {changed} are gone or changed"
     added = set(after) - set(before)
@@ -675,14 +685,15 @@ def row_digests(path: str, parquet: pq.ParquetFile) -> dict[str, str]:
     return {f"{part_of_path(path)} {image_id}": digests[8 * i : 8 * i + 8] for i, image_id in enumerate(ids)}
 
 
-def _compare_columns(repository, revision, paths):
+def _compare_columns(repository, revision, paths, small):
     """(a file with columns that are gone or changed now, or None; whether others are new). `paths` are published."""
     new_columns = False
     for part, path in {part_of_path(path): path for path in paths}.items():  # a part's files have the same columns
         columns = repository.read_parquet(path, revision, _columns, "reading the columns of")
-        if not columns.items() <= features_metadata(part).items():
+        now = features_metadata(part, small)
+        if not columns.items() <= now.items():
             return path, new_columns
-        new_columns |= columns != features_metadata(part)
+        new_columns |= columns != now
     return None, new_columns
 
 
@@ -741,7 +752,7 @@ def _read_footers(repository, sha, release, bar):
         except Exception as error:  # of the connection, of what the Hub answers, of what is not a Parquet file
             problems.append(f"{path} cannot be read: {type(error).__name__}: {error}")
             continue
-        if not schema.equals(features_of(part_of_path(path)).arrow_schema):
+        if not schema.equals(features_of(part_of_path(path), "max_side" in release.manifest).arrow_schema):
             problems.append(f"{path} has other columns: {', '.join(schema.names)}")
     return rows, problems
 
@@ -752,7 +763,7 @@ def _read_config(repo_id, sha, release, config, rows):
     wanted = {split: entry["rows"] for split, entry in views.items()}
     counted = {split: sum(rows[path] for path in matching(entry["files"], rows)) for split, entry in views.items()}
     problems = _differing(config, "in the files", counted, wanted)
-    problems += stream_patiently(repo_id, config, list(views), sha)
+    problems += stream_patiently(repo_id, config, list(views), sha, small="max_side" in release.manifest)
     size = sum(entry["bytes"] for path, entry in release.files.items() if part_of_path(path) == config)
     if 0 < size <= LOAD_BYTES:  # a part itself; its other configs are the same files
         loaded = patiently(f"loading {config}", lambda: loaded_rows(repo_id, config, sha))

@@ -23,6 +23,7 @@ from scripts.pipeline.verify import (
     check_file,
     check_loading,
     check_schema,
+    comparable,
     metadata_content,
     row_line,
 )
@@ -52,7 +53,8 @@ def verify_published(
         contents = _read_all_columns(repository, commit, manifest, paths)
     check_contents(manifest, contents, expected, result)
     _check_published_card(repository, commit, manifest, there, result)
-    check_loading(manifest, result, lambda *config: stream_patiently(repository.repo_id, *config, commit))
+    small = "max_side" in manifest
+    check_loading(manifest, result, lambda *config: stream_patiently(repository.repo_id, *config, commit, small=small))
     return result
 
 
@@ -61,9 +63,9 @@ def parse_at(repository: Repository, revision: str, where: str) -> dict:
     return parse_manifest(repository.read(FILE, revision).decode("utf-8", "replace"), where)
 
 
-def stream_patiently(repo_id: str, config: str, splits: list[str], revision: str) -> list[str]:
+def stream_patiently(repo_id: str, config: str, splits: list[str], revision: str, *, small: bool) -> list[str]:
     """As `readers.stream_problems`, while the Hub is busy or the connection is cut again."""
-    return patiently(f"streaming {config}", lambda: stream_problems(repo_id, config, splits, revision))
+    return patiently(f"streaming {config}", lambda: stream_problems(repo_id, config, splits, revision, small=small))
 
 
 def differing_files(manifest: dict, there: dict[str, RemoteFile]) -> list[str]:
@@ -78,7 +80,7 @@ def differing_files(manifest: dict, there: dict[str, RemoteFile]) -> list[str]:
 def _read_all_columns(repository, commit, manifest, paths):
     """{path: what a published file holds, without its images}"""
     with ThreadPoolExecutor(4) as threads, Progress(len(paths), "reading columns", unit=" files") as bar:
-        jobs = {p: threads.submit(read_columns, repository, commit, p, manifest["files"][p]["sha256"]) for p in paths}
+        jobs = {p: threads.submit(read_columns, repository, commit, p, manifest) for p in paths}
         contents = {}
         for path, job in jobs.items():
             try:
@@ -90,12 +92,13 @@ def _read_all_columns(repository, commit, manifest, paths):
     return contents
 
 
-def read_columns(repository: Repository, commit: str, path: str, sha256: str) -> FileContent:
+def read_columns(repository: Repository, commit: str, path: str, manifest: dict) -> FileContent:
     """What a published file holds, without its images: its footer and columns."""
+    sha256 = manifest["files"][path]["sha256"]
 
     def read(parquet):
         schema, problems, boxes = parquet.schema_arrow, [], 0
-        check_schema(path, schema, part_of_path(path), problems)
+        check_schema(path, schema, part_of_path(path), problems, "max_side" in manifest)
         if problems:  # of another form, so nothing in it has a meaning
             return FileContent.unreadable(sha256, problems)
         if part_of_path(path) == METADATA:
@@ -108,7 +111,7 @@ def read_columns(repository: Repository, commit: str, path: str, sha256: str) ->
         lines = None
         if part_of_path(path) == "labeled":
             lines = [row_line(dict(zip(columns, row)), {}) for row in zip(*columns.values())]
-        return FileContent(sha256, columns, [], None, boxes, problems, lines, entry_of(parquet.metadata))
+        return FileContent(sha256, comparable(columns), [], None, boxes, problems, lines, entry_of(parquet.metadata))
 
     return repository.read_parquet(path, commit, read, "reading the columns of")
 
@@ -126,7 +129,8 @@ def _read_whole(repository, commit, manifest, paths, *, workers):
 
         for path in paths:
             data = repository.read_large(path, commit)
-            jobs.append((path, manifest["files"][path]["bytes"], pool.submit(check_file, data, path)))
+            job = pool.submit(check_file, data, path, manifest.get("max_side"))
+            jobs.append((path, manifest["files"][path]["bytes"], job))
             if len(jobs) > workers:
                 settle()
         while jobs:

@@ -7,10 +7,13 @@ import datasets
 from scripts.pipeline.configs import features_of
 
 
-def stream_problems(path: str, config: str, splits: list[str], revision: str | None = None) -> list[str]:
+def stream_problems(
+    path: str, config: str, splits: list[str], revision: str | None = None, *, small: bool = False
+) -> list[str]:
     """What is wrong with a config as it streams: its splits, their features, a first row whose image opens.
 
-    `path` is a folder, or a repository's id. Raises whatever `load_dataset` raises if the config does not load.
+    `small`: in the small edition. `path` is a folder, or a repository's id. Raises whatever `load_dataset` raises if
+    the config does not load.
     """
     streams = datasets.load_dataset(path, config, streaming=True, revision=revision)
     for stream in streams.values():
@@ -21,7 +24,7 @@ def stream_problems(path: str, config: str, splits: list[str], revision: str | N
     if list(streams) != list(splits):
         problems.append(f"{config}: loads with splits {', '.join(streams)}, expected {', '.join(splits)}")
     for split, stream in streams.items():
-        if stream.features != features_of(config):
+        if stream.features != features_of(config, small):
             problems.append(f"{config} / {split}: loads with other features: {stream.features}")
     return problems
 

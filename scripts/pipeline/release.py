@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from hyper_kvasir import Expected, Problems, Shard, SourceError, listed, read_examples
+from hyper_kvasir import Expected, Problems, Shard, SourceError, listed
 from scripts.pipeline import leaks, stats
 from scripts.pipeline.build import build_shards, built_shards, check_sources
 from scripts.pipeline.card import folder_examples, make_card, stored_pairs
@@ -22,7 +22,7 @@ from scripts.pipeline.files import write_file
 from scripts.pipeline.hub import PublishError, Repository, batches, patiently
 from scripts.pipeline.manifest import FILE, built_manifest, make_manifest, manifest_text, part_of_path
 from scripts.pipeline.output import STAGING
-from scripts.pipeline.parquet import find_rows
+from scripts.pipeline.parquet import find_rows, read_rows
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
 from scripts.pipeline.publish import Draft, Published, Release, Send, check_lost, check_untagged
 from scripts.pipeline.published import read_columns
@@ -100,6 +100,7 @@ class BuildOptions:
     configs: list[str]
     expected: Expected
     workers: int
+    max_side: int | None  # of images, in the small edition
     send_at_once: bool  # upload and remove shards before others are built, so that `work` stays small
 
 
@@ -122,7 +123,8 @@ class SourceMaker:
     def plan(self) -> Plan:
         """The shards of all that is in the archives. Raises SourceError with all that is wrong there."""
         options = self.options
-        plan = make_plan(options.archives, options.configs, options.expected, looked=self.looked)
+        settings = {"looked": self.looked, "max_side": options.max_side}
+        plan = make_plan(options.archives, options.configs, options.expected, **settings)
         plan.problems.settle(checks=True)
         return plan
 
@@ -211,7 +213,7 @@ class SourceMaker:
         problems.settle(checks=True)
         self.fingerprints |= {part: {**source, "complete": True} for part, source in new.sources.items()}
         made |= new.entries
-        contents = read_contents(self.staging, sorted(made), workers)
+        contents = read_contents(self.staging, sorted(made), workers, max_side=plan.max_side)
         _refuse("the verification failed", [p for content in contents.values() for p in content.problems])
         self.summaries |= stats.collect(self.staging, {"files": made}, self.summaries | new.summaries)
         self.built |= {path: (made[path], contents[path]) for path in made}
@@ -242,7 +244,9 @@ class SourceMaker:
         files = self._files(published)
         entries = {path: entry for path, (entry, _) in files.items()}
         contents = {path: content for path, (_, content) in files.items()}
-        manifest = make_manifest([*configs, *old["configs"]], old["sources"] | self.fingerprints, entries, SCHEMA)
+        sources = old["sources"] | self.fingerprints
+        settings = {"max_side": self.options.max_side}
+        manifest = make_manifest([*configs, *old["configs"]], sources, entries, SCHEMA, **settings)
         if not self.built and "versions" in old:
             manifest["versions"] = old["versions"]  # that the files were written with
         result = Verified(configs=list(manifest["configs"]))
@@ -264,7 +268,7 @@ class SourceMaker:
         for path, entry in there.items():
             if part_of_path(path) not in self._parts():
                 if entry["sha256"] not in self.read:
-                    self.read[entry["sha256"]] = read_columns(self.repository, published.head, path, entry["sha256"])
+                    self.read[entry["sha256"]] = read_columns(self.repository, published.head, path, published.manifest)
                 files[path] = entry, self.read[entry["sha256"]]
         return files
 
@@ -310,7 +314,7 @@ def _example_finder(plan, summaries, opened):
         for image_id in image_ids:
             if (part, image_id) in rows:
                 shard, row = rows[part, image_id]
-                found[image_id] = read_examples(shard, [row], Problems()).to_pylist()[0]
+                found[image_id] = read_rows(shard, [row], Problems(), max_side=plan.max_side).to_pylist()[0]
         stored = [image_id for image_id in image_ids if image_id not in found]
         if stored:
             paths = stats.paths_of(summaries, part, stored)

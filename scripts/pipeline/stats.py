@@ -8,6 +8,7 @@ import csv
 import functools
 import io
 import json
+import operator
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,12 +23,13 @@ from hyper_kvasir import PARTS, TAXONOMY
 from scripts.pipeline import leaks
 from scripts.pipeline.configs import METADATA
 from scripts.pipeline.manifest import part_of_path
+from scripts.pipeline.small import LOSS
 
 Examples = Callable[[str, Sequence[str]], dict]  # (part, image ids) -> {id: row}, images as {"bytes", "path"}
 
 FILE = "stats.json"
 OBJECTS_FILE = "objects.csv"
-SCHEMA = 3  # of a summary; increment it when the same file is to give another summary
+SCHEMA = 4  # of a summary; increment it when the same file is to give another summary
 
 GRID = 64  # cells a side of the heat maps
 MATCH = 2  # pixels by which each edge of a box may be off the component that it belongs to
@@ -52,9 +54,12 @@ def summarize(source, part: str) -> dict:
     {"rows": n,
      "first": image_id,                                         the smallest
      "sizes": [[width, height, images]],
+     of the small edition
+     "psnr", "mask_ious", "lost":                               see `small.Loss`
      labeled and segmented
      "cells": [[label, fold_2, fold_5, images]],                folds may be None
      "encoders": [[label, JFIF marker, quality, images]],       see `encoder_of`
+     "bits": [[label, bits a pixel, images]],                   of the files, to a twentieth of a bit
      "polyps": [image_id],                                      sorted; of labeled files those of the finding polyps
      "examples": {label or kind: [image_id]},                   the smallest of each finding, or kind of polyp image
      segmented
@@ -75,8 +80,8 @@ def summarize(source, part: str) -> dict:
         return {"rows": len(rows), "first": rows[0]["image_id"], "sizes": sizes, **leaks.count(rows)}
     if not isinstance(source, pa.Table):
         with pq.ParquetFile(source, memory_map=True, pre_buffer=False, buffer_size=1 << 20) as file:
-            return _summarize(functools.partial(_stored, file), set(file.schema_arrow.names), part)
-    return _summarize(functools.partial(_in_memory, source), set(source.column_names), part)
+            return _summarize(functools.partial(_stored, file), file.schema_arrow, part)
+    return _summarize(functools.partial(_in_memory, source), source.schema, part)
 
 
 def _stored(file, columns, rows):
@@ -87,20 +92,25 @@ def _in_memory(table, columns, rows):
     return table.select(columns).to_batches(max_chunksize=rows)
 
 
-def _summarize(batches, there, part):
+def _summarize(batches, schema, part):
     """`batches` gives some columns, so many rows at a time: no more pictures than that are held at once."""
     names = ("image_id", "width", "height", "label", "fold_2", "fold_5", "kvasir_seg_set")
-    table = pa.Table.from_batches(batches([name for name in names if name in there], 1 << 16))
+    table = pa.Table.from_batches(batches([name for name in names if name in schema.names], 1 << 16))
     columns = table.to_pydict()
     summary = {
         "rows": len(columns["image_id"]),
         "first": min(columns["image_id"]),
         "sizes": _counted(zip(columns["width"], columns["height"])),
     }
+    summary |= json.loads((schema.metadata or {}).get(LOSS, b"{}"))
     if "label" in columns:
         ids = sorted(zip(columns["image_id"], columns["label"]))
         summary["cells"] = _counted(zip(columns["label"], columns["fold_2"], columns["fold_5"]))
-        summary["encoders"] = _counted(zip(columns["label"], *zip(*_encoders(batches))))
+        files = list(_files(batches))
+        pixels = map(operator.mul, columns["width"], columns["height"])
+        summary["encoders"] = _counted((label, *encoder) for label, (_, encoder) in zip(columns["label"], files))
+        bits = [round(20 * 8 * size / some) / 20 for (size, _), some in zip(files, pixels)]
+        summary["bits"] = _counted(zip(columns["label"], bits))
         summary["polyps"] = [image_id for image_id, label in ids if label == POLYPS]
         summary["examples"] = {}
         for image_id, label in ids:
@@ -112,11 +122,11 @@ def _summarize(batches, there, part):
     return summary
 
 
-def _encoders(batches):
-    """The `encoder_of` each image, in the order of rows."""
+def _files(batches):
+    """(bytes, `encoder_of`) of each image, in the order of rows."""
     for batch in batches(["image"], 16):
         for data in batch["image"].field("bytes"):
-            yield _encoder(data.as_buffer())
+            yield len(data.as_buffer()), _encoder(data.as_buffer())
 
 
 def _counted(values):
@@ -236,7 +246,7 @@ class Fit(NamedTuple):
 
 def _corners(bbox):
     x, y, width, height = bbox
-    return int(x), int(y), int(x + width), int(y + height)
+    return round(x), round(y), round(x + width), round(y + height)  # whole, but in the small edition
 
 
 def _components(instances, pixels):
@@ -326,7 +336,7 @@ def _add(name, one, other):
     if name == "examples":
         most = {**dict.fromkeys([*one, *other], FINDING_EXAMPLES), **(OBJECT_EXAMPLES if "several" in one else {})}
         return {key: sorted([*one.get(key, []), *other.get(key, [])])[: most[key]] for key in sorted(most)}
-    if name in ("sizes", "cells", "instances", "boxes", "encoders", "kvasir_seg"):
+    if name in ("sizes", "cells", "instances", "boxes", "encoders", "bits", "kvasir_seg", "psnr", "mask_ious"):
         counts = Counter({tuple(value): times for *value, times in one})
         counts.update({tuple(value): times for *value, times in other})
         return _counted(counts)
@@ -355,6 +365,39 @@ def label_counts(labeled: dict, column: int = 0) -> Counter:
     for *cell, images in labeled["cells"]:
         counts[(cell[0], cell[column]) if column else cell[0]] += images
     return counts
+
+
+def merged(name: str, summaries: Sequence[dict]) -> list:
+    """One count of several summaries, added up."""
+    return functools.reduce(functools.partial(_add, name), (summary[name] for summary in summaries))
+
+
+def told_by_files(labeled: dict) -> list[dict]:
+    """How well each finding is told from all others without a pixel: [{"label", "images", "header", "bits"}].
+
+    AUC by the kind of its files, see `encoder_of`, and by bits a pixel, whichever way they tell more; 0.5 by chance.
+    Only of findings with enough images for that.
+    """
+    headers = {entry["finding"]: entry["auc"] for entry in leaks.told_by_header(labeled["encoders"])}
+    counts, found = label_counts(labeled), []
+    for label, images in sorted(counts.items()):
+        header = headers.get(TAXONOMY[label].name)
+        if header is not None:
+            auc = _auc(labeled["bits"], label)
+            found.append({"label": label, "images": images, "header": header, "bits": max(auc, 1 - auc)})
+    return found
+
+
+def _auc(bits, label):
+    """The share of pairs of an image with the label and one without, of which the first has more bits a pixel."""
+    own, others = Counter(), Counter()
+    for of, value, images in bits:
+        (own if of == label else others)[value] += images
+    below, wins = 0, 0.0
+    for value in sorted({*own, *others}):
+        wins += own[value] * (below + others[value] / 2)
+        below += others[value]
+    return wins / (own.total() * others.total())
 
 
 def objects_of(segmented: dict, kind: str) -> list[Object]:
