@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from hyper_kvasir import Expected, Part, Problems, SourceError, listed
 from scripts.pipeline import leaks
-from scripts.pipeline.card import PLACEHOLDER, write_card
+from scripts.pipeline.card import write_card
 from scripts.pipeline.configs import METADATA, VIEWS, looked_parts
 from scripts.pipeline.console import Progress, say
 from scripts.pipeline.files import file_sha256, sync, write_file
@@ -316,7 +316,7 @@ def _put_in_place(out, staged, old, stale):
 def _finish(out, manifest, summaries):
     """Writes the card where it differs, and the manifest last."""
     staging = os.path.join(out, STAGING)
-    manifest = write_card(out, manifest, PLACEHOLDER, Journal(staging), summaries=summaries)
+    manifest = write_card(out, manifest, journal=Journal(staging), summaries=summaries)
     text = manifest_text(manifest)
     if _read(os.path.join(out, FILE)) != text:
         write_file(Path(out, FILE), text.encode())

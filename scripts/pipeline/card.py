@@ -38,7 +38,7 @@ OFFICIAL = Expected.load(None)
 SCHEMA = 6  # of the card's files but stats.json; increment it when the same data and texts are to give others
 PROJECT = Path(__file__).parents[2]
 TEXTS = PROJECT / "dataset_card"
-PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication knows it
+PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication knows it; see `repo_of`
 COMMON_SIZES = 5  # of each part, named in the card
 ENCODERS = 4  # kinds of JPEG files, named in the card
 # {config: split}; of the first that is there the leaks are told
@@ -54,7 +54,12 @@ FIGURES = ("findings", "class_balance", "quality", "sizes", "polyps", "objects",
 # ------------------------------------------------------------------------------------------------------------- files
 
 
-def card_key(manifest: dict, repo_id: str = PLACEHOLDER) -> str:
+def repo_of(manifest: dict, repo_id: str | None) -> str:
+    """A repository's id, where it is known, or what stands for that of an edition."""
+    return repo_id or PLACEHOLDER + (f"-{manifest['max_side']}" if "max_side" in manifest else "")
+
+
+def card_key(manifest: dict, repo_id: str | None = None) -> str:
     """sha256 of all that the card is made from: the files' digests, the texts, and the SCHEMA of what makes it.
 
     Without the changelog: every version adds to it, and publication brings its own.
@@ -62,7 +67,7 @@ def card_key(manifest: dict, repo_id: str = PLACEHOLDER) -> str:
     inputs = {name: manifest[name] for name in ("complete", "configs", "sources", "versions")}
     inputs["files"] = {path: entry["sha256"] for path, entry in manifest["files"].items()}
     inputs["schema"] = [SCHEMA, stats.SCHEMA]
-    inputs["dataset"] = [repo_id, VERSION, TAXONOMY, CITATION, HOMEPAGE]
+    inputs["dataset"] = [repo_of(manifest, repo_id), VERSION, TAXONOMY, CITATION, HOMEPAGE]
     scaled = "max_side" in manifest
     inputs["views"] = {
         config: [VIEWS[config].description, features_metadata(config, scaled)] for config in manifest["configs"]
@@ -96,7 +101,7 @@ def card_files(
     summaries: dict,
     examples: Examples,
     *,
-    repo_id: str = PLACEHOLDER,
+    repo_id: str | None = None,
     changelog: str | None = None,
     commit: str | None = None,
     pairs: Sequence[dict] = (),
@@ -109,6 +114,7 @@ def card_files(
     """
     from scripts.pipeline import figures  # loads matplotlib, which an up-to-date card need not wait for
 
+    repo_id = repo_of(manifest, repo_id)
     parts = stats.by_part(summaries)
     drawn = figures.draw(parts, examples, pairs)
     context = _context(manifest, parts, drawn, examples, repo_id=repo_id, commit=commit)
@@ -134,7 +140,7 @@ def card_files(
 def write_card(
     folder: str,
     manifest: dict,
-    repo_id: str = PLACEHOLDER,
+    repo_id: str | None = None,
     journal: Journal | None = None,
     *,
     summaries: Mapping[str, dict] = MappingProxyType({}),
@@ -159,7 +165,7 @@ def write_card(
 def update_card(
     folder: str,
     manifest: dict,
-    repo_id: str = PLACEHOLDER,
+    repo_id: str | None = None,
     journal: Journal | None = None,
     *,
     summaries: Mapping[str, dict] = MappingProxyType({}),
@@ -207,7 +213,7 @@ def _keep_edited(folder, path, ours):
 
 
 def make_card(
-    manifest: dict, summaries: dict, examples: Examples, repo_id: str, changelog: str | None = None, **data
+    manifest: dict, summaries: dict, examples: Examples, repo_id: str | None, changelog: str | None = None, **data
 ) -> tuple[dict, dict[str, bytes]]:
     """(the manifest with its "card" entry, the files of `card_files`). An unchanged key keeps its commit."""
     key, old = card_key(manifest, repo_id), manifest.get("card", {})
@@ -218,7 +224,7 @@ def make_card(
     return {**manifest, "card": card}, files
 
 
-def stale(folder: str, manifest: dict, repo_id: str = PLACEHOLDER) -> list[str]:
+def stale(folder: str, manifest: dict, repo_id: str | None = None) -> list[str]:
     """How the card in `folder` differs from what `write_card` would leave there; empty if it does not."""
     if "card" not in manifest:
         return ["README.md: the manifest has no card; run python -m scripts.card on the folder"]
