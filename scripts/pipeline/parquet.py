@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hyper_kvasir import Problems, Row, Shard, read_examples
+from hyper_kvasir import Problems, Shard, read_examples
 from scripts.pipeline import small, stats
 from scripts.pipeline.configs import METADATA, ORIGINAL_SIZE, features_of
 from scripts.pipeline.files import memory_for, write_direct
@@ -84,7 +84,7 @@ def write_shard(
 
 
 def read_rows(
-    shard: Shard, rows: Sequence[Row], problems: Problems, *, decode: bool = False, max_side: int | None = None
+    shard: Shard, rows: Sequence, problems: Problems, *, decode: bool = False, max_side: int | None = None
 ) -> pa.Table:
     """Some rows of a shard out of its archive, as `read_examples`; with `max_side` as the small edition has them."""
     if max_side is None:

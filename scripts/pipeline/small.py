@@ -16,7 +16,7 @@ import pyarrow as pa
 import simplejpeg
 from PIL import Image
 
-from hyper_kvasir import Problems, Row, Shard, read_examples
+from hyper_kvasir import Problems, Shard, read_examples
 from scripts.pipeline.configs import ORIGINAL_SIZE, features_of
 
 SCHEMA = 1  # of the small edition; increment it when the same images are to give others
@@ -53,9 +53,7 @@ def scaled_size(width: int, height: int, max_side: int) -> tuple[int, int]:
     return tuple(max(1, (2 * side * max_side + longer) // (2 * longer)) for side in (width, height))
 
 
-def read_small(
-    shard: Shard, rows: Sequence[Row], max_side: int, problems: Problems, *, decode: bool = False
-) -> pa.Table:
+def read_small(shard: Shard, rows: Sequence, max_side: int, problems: Problems, *, decode: bool = False) -> pa.Table:
     """Some rows of a shard as an Arrow table of the small edition, with what was lost in LOSS of its metadata.
 
     As `hyper_kvasir.read_examples`; what is wrong, and what cannot be decoded, goes to `problems`.
