@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import time
 from typing import NamedTuple
 
@@ -15,21 +16,37 @@ class Run(NamedTuple):
     peak_bytes: int  # of the largest process
 
 
+# Starts a command, and writes to a pipe what it used. Started from here, it would count this program's memory, too.
+STARTER = """
+import os, sys
+pipe = int(sys.argv[1])
+os.set_inheritable(pipe, False)
+_, status, usage = os.wait4(os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ), 0)
+os.write(pipe, f"{usage.ru_utime + usage.ru_stime} {usage.ru_maxrss}".encode())
+sys.exit(status != 0)
+"""
+
+
 def run(command: list[str]) -> Run:
     """Runs a command to its end and measures it with its children. Raises RuntimeError if it fails."""
-    started, parquet_at, said = time.monotonic(), None, []
     # Where this is set, every run would compile all modules again.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
+    used, pipe = os.pipe()
+    command_line = [sys.executable, "-I", "-S", "-c", STARTER, str(pipe), *command]
+    started, parquet_at, said = time.monotonic(), None, []
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command_line, **streams, env=env, pass_fds=[pipe])
+    os.close(pipe)
     for line in process.stderr:
         said.append(line)
         if line.startswith("Parquet files:"):
             parquet_at = time.monotonic() - started
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    failed, seconds = process.wait(), time.monotonic() - started
+    with os.fdopen(used) as file:
+        cpu_seconds, peak_kib = map(float, file.read().split() or (0, 0))
+    if failed:
         raise RuntimeError(f"{' '.join(command)} failed: {''.join(said)[-2000:]}")
-    cpu = usage.ru_utime + usage.ru_stime
-    return Run(time.monotonic() - started, parquet_at, cpu, usage.ru_maxrss * 1024)
+    return Run(seconds, parquet_at, cpu_seconds, round(peak_kib * 1024))
 
 
 def claim(parser, work):
