@@ -1,10 +1,24 @@
-"""What is measured on: generated sources, made once and kept."""
+"""What is measured on: generated sources, and an archive as it would be without compression."""
 
+import dataclasses
+import json
 import os
+import shutil
 import sys
+import zipfile
 
+from hyper_kvasir import Expected
 from scripts.pipeline.console import say
+from scripts.pipeline.files import file_sha256
 from scripts.pipeline.measure import run
+
+FOLD_FILES = ("2_fold_split.csv", "5_fold_split.csv")
+
+WRITE = """
+import json, sys
+from tests.fake_source import write_source
+write_source(sys.argv[1], **json.loads(sys.argv[2]))
+"""
 
 
 def photographs(work: str, gigabytes: float) -> str:
@@ -14,3 +28,33 @@ def photographs(work: str, gigabytes: float) -> str:
         say(f"generating {gigabytes:g} GB of photographs")
         run([sys.executable, "-m", "tests.fake_source", source, "--gigabytes", str(gigabytes), "--images", "photo"])
     return os.path.join(source, "hyper-kvasir-labeled-images.zip")
+
+
+def tiny(source: str, **settings) -> str:
+    """Writes a source of images of some hundred bytes; `settings` are those of write_source in tests/fake_source.py."""
+    say(f"generating {source}")
+    run([sys.executable, "-c", WRITE, source, json.dumps({"images": "tiny", **settings})])
+    return source
+
+
+def expectations(source: str) -> list[str]:
+    """The flag that brings a source's own numbers, if it has any: else the official ones count."""
+    path = os.path.join(source, "expected.json")
+    return ["--expect", path] if os.path.exists(path) else []
+
+
+def stored(archive: str, source: str) -> str:
+    """A copy of a labeled archive, with its fold csvs, in the folder `source`: no member is compressed."""
+    path, beside = os.path.join(source, os.path.basename(archive)), os.path.dirname(archive)
+    shutil.rmtree(source, ignore_errors=True)
+    os.makedirs(source)
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(path, "w") as new:
+        for info in old.infolist():
+            new.writestr(zipfile.ZipInfo(info.filename, info.date_time), old.read(info))
+    for file in FOLD_FILES:
+        shutil.copy(os.path.join(beside, file), source)
+    expected = dataclasses.asdict(Expected.load((expectations(beside) or [None])[-1]))
+    expected["sources"][os.path.basename(path)] = {"bytes": os.path.getsize(path), "sha256": file_sha256(path)}
+    with open(os.path.join(source, "expected.json"), "w", encoding="utf-8") as file:
+        json.dump(expected, file)
+    return path
