@@ -1,10 +1,53 @@
 """scripts.bench runs. What it measures is for scripts/README.md, and not for a test."""
 
+import subprocess
+import sys
+
 import pytest
+from huggingface_hub import HfApi
 
 from scripts import bench_quality
 from scripts.bench import __main__ as bench
-from scripts.bench import updates
+from scripts.bench import growth, unchanged, updates
+from scripts.loopback_hub import LoopbackHub
+from tests.conftest import ROOT, sha256_of
+
+PUSH = """
+import sys
+from datasets import load_dataset
+load_dataset("imagefolder", data_dir=sys.argv[1], split="train").push_to_hub("ns/pushed")
+"""
+
+
+@pytest.mark.slow
+def test_the_tables_of_a_build_come_out(source, tmp_path, capsys):
+    archive = source / "hyper-kvasir-labeled-images.zip"
+    assert bench.main(["build", "--archive", str(archive), "--runs", "1", "--work", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert said.count("push_to_hub") == said.count("GeneratorBasedBuilder") == 2 and "WebDataset" in said
+    assert [path.name for path in tmp_path.iterdir()] == [".hyper-kvasir-bench"]
+
+
+@pytest.mark.slow
+def test_the_rival_writes_what_push_to_hub_uploads(source, tmp_path):
+    out, archive = tmp_path / "out", source / "hyper-kvasir-labeled-images.zip"
+    subprocess.run([sys.executable, "-m", "scripts.bench.rivals", "imagefolder", archive, out], cwd=ROOT, check=True)
+    with LoopbackHub(tmp_path / "hub") as hub:
+        subprocess.run([sys.executable, "-c", PUSH, out / "extracted"], env=hub.env(), check=True)
+        uploaded = HfApi(endpoint=hub.endpoint).list_repo_tree("ns/pushed", "data", repo_type="dataset")
+        digests = [file.lfs.sha256 for file in uploaded]
+    assert digests and digests == [sha256_of(path) for path in sorted(out.glob("*.parquet"))]
+
+
+@pytest.mark.slow
+def test_the_table_of_unchanged_builds_comes_out(tmp_path):
+    assert "10 labels changed" in unchanged.bench_unchanged(str(tmp_path / "unchanged"), unlabeled=3)
+
+
+@pytest.mark.slow
+def test_the_tables_of_growth_come_out(tmp_path):
+    said = growth.bench_growth(str(tmp_path / "growth"), images=[3], files=[2])
+    assert "load_dataset" in said and "requests" in said
 
 
 @pytest.mark.slow
