@@ -501,12 +501,12 @@ SIZES = (
 
 def test_no_number_of_the_dataset_is_typed():
     """The texts compute; only constants of the process and names that hold digits are typed."""
-    names = r"macro-F1|\bf1(_score)?\b|\(224\)"
+    names = r"macro-F1|\bf1(_score)?\b|\(224\)|\butf8\b"
     names += r"|\d-fold|fold_5_grouped|\bcv2\b|\d_fold_split|sha256|8-connected|CC BY 4\.0|2\.21|float32|\bv2\b"
     process = (
         r"gray value of 128( into 0 and 255)?|0 background|255 polyp|1 to n|from 0|> 0|x 4:|[)\]]\[0\]|\[\"\w+\"\]\[0\]"
     )
-    arguments = r"\(\d+, \d+\)|shape\[\d\]|(seed|buffer_size|batch_size|num_workers|zero_division|min)=\d+"
+    arguments = r"\(\d+, \d+\)|shape\[\d\]|(seed|buffer_size|batch_size|num_workers|zero_division|min)=\d+|rowEnd: \d+"
     words = r"(?i)\b(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty|hundred|thousand)\b"
     metadata = yaml.safe_load((TEXTS / "metadata.yaml").read_text(encoding="utf-8"))
     for name in FINDINGS:  # grades are in the names of findings
@@ -632,7 +632,8 @@ def test_nothing_that_a_card_needs_is_missing(official):
         'np.asarray(row["mask"]) > 0', "tv_tensors.Mask(", "compare with the paper: its five methods",
         "kavsir_bboxes.json",
         "tv_tensors.BoundingBoxes(", f'"hf://datasets/ns/hyper-kvasir@v{VERSION}/', "duckdb.sql(",
-        "polars.read_parquet(", "Labeled images, with finding, category", "paalh@simula.no", "https://arxiv.org/abs/1911.07069",
+        "polars.read_parquet(", "dd.read_parquet(", "ray.data.read_parquet(", "spark.read.parquet(",
+        "daft.read_parquet(", "utf8: false", "Labeled images, with finding, category", "paalh@simula.no", "https://arxiv.org/abs/1911.07069",
         "license the data under CC BY 4.0", "still asks for written permission for competitions and commercial use",
         "**Meant for**", "**Not for**", "Neighboring frames", "do not train on one and test on another", CITATION,
         "Kvasir-SEG: A Segmented Polyp Dataset",
@@ -1078,6 +1079,7 @@ def test_a_folder_of_some_parts(folder, parts, unencoded):
     text = readme(folder)
     body = text.split("---\n", 2)[2]
     assert not {"labeled", "segmented", "unlabeled"} - set(parts) & set(re.findall(r"^### `(\w+)`", body, re.MULTILINE))
+    assert re.findall(r'^files = "(data/\w+/)', body, re.MULTILINE) == [f"data/{part}/" for part in parts]
     assert ("## Classes" in body) == ("labeled" in parts) == (folder / "assets/class_balance.png").exists()
     assert ("## Masks and boxes" in body) == ("segmented" in parts) == (folder / "assets/polyps.jpg").exists()
     tasks = yaml.safe_load(text.split("---\n")[1])["task_categories"]

@@ -1,18 +1,21 @@
-"""An independent client, the npm package @huggingface/hub, reads what was published to the loopback Hub."""
+"""Independent clients, the npm packages @huggingface/hub and hyparquet, read what was published to the loopback Hub."""
 
+import base64
 import json
+import re
 import shutil
 import subprocess
 
+import pyarrow.parquet as pq
 import pytest
 
 from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.client import READ_TOKEN
 from tests.publisher import REPO, Publisher
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("javascript")]  # the packages are installed once
 
-PACKAGE = "@huggingface/hub@2.17.5"
+PACKAGES = ["@huggingface/hub@2.17.5", "hyparquet@1.33.0"]
 CHECK = """
 import { createHash } from "node:crypto";
 import { listFiles, downloadFile } from "@huggingface/hub";
@@ -27,30 +30,60 @@ for (const xet of [true, false]) {
 }
 console.log(JSON.stringify({ files, found }));
 """
+# After the card's block: what it read, and what it reads without its last option.
+SHOW = """
+const bytes = rows.map(({ image }) => image.bytes instanceof Uint8Array && Buffer.from(image.bytes).toString("base64"));
+const [{ image }] = await parquetReadObjects({ file, ...some });
+console.log(JSON.stringify({ ids: rows.map(row => row.image_id), bytes, sizes: images.map(blob => blob.size), path,
+  otherwise: typeof image.bytes }));
+"""
 
 
 @pytest.fixture(scope="module")
 def javascript(tmp_path_factory):
-    """A folder with the npm package in it."""
+    """A folder with the npm packages in it."""
     if not shutil.which("npm") or not shutil.which("node"):
         pytest.skip("no npm and node to run a JavaScript client with")
     folder = tmp_path_factory.mktemp("javascript")
     (folder / "check.mjs").write_text(CHECK)
     done = subprocess.run(
-        ["npm", "install", "--silent", "--no-audit", PACKAGE], cwd=folder, capture_output=True, text=True
+        ["npm", "install", "--silent", "--no-audit", *PACKAGES], cwd=folder, capture_output=True, text=True
     )
     if done.returncode:
-        pytest.skip(f"npm could not install {PACKAGE}: {done.stderr[-300:]}")
+        pytest.skip(f"npm could not install {' '.join(PACKAGES)}: {done.stderr[-300:]}")
     return folder
 
 
-def test_lists_and_downloads_a_published_file(javascript, small, tmp_path):
-    with LoopbackHub(str(tmp_path / "hub")) as hub:
-        Publisher(hub, tmp_path / "home", True).ok(small, "1.0.0")
-        path, entry = next(iter(json.loads((small / "manifest.json").read_text())["files"].items()))
-        command = ["node", "check.mjs", hub.endpoint, REPO, path, READ_TOKEN]
-        done = subprocess.run(command, cwd=javascript, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        said = json.loads(done.stdout)
-        assert {path, "README.md", "manifest.json"} <= set(said["files"])
-        assert said["found"] == [entry["sha256"]] * 2
+@pytest.fixture(scope="module")
+def hub(small, tmp_path_factory):
+    """Has a miniature published."""
+    place = tmp_path_factory.mktemp("hub")
+    with LoopbackHub(place / "hub") as hub:
+        Publisher(hub, place / "home", True).ok(small, "1.0.0")
+        yield hub
+
+
+def run(folder, *command):
+    """The JSON that a script in the folder prints."""
+    done = subprocess.run(["node", *command], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_lists_and_downloads_a_published_file(javascript, small, hub):
+    path, entry = next(iter(json.loads((small / "manifest.json").read_text())["files"].items()))
+    said = run(javascript, "check.mjs", hub.endpoint, REPO, path, READ_TOKEN)
+    assert {path, "README.md", "manifest.json"} <= set(said["files"])
+    assert said["found"] == [entry["sha256"]] * 2
+
+
+def test_the_block_for_hyparquet_reads_images(javascript, small, hub):
+    """As bytes: by default they come back as text."""
+    block = re.search(r"```javascript\n(.*?)```", (small / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    (javascript / "block.mjs").write_text(block.replace("https://huggingface.co", hub.endpoint) + SHOW)
+    said = run(javascript, "block.mjs")
+    stored = pq.read_table(small / said["path"], columns=["image_id", "image"], partitioning=None).to_pylist()[:10]
+    assert said["ids"] == [row["image_id"] for row in stored] and said["otherwise"] == "string"
+    found = [base64.b64decode(text) for text in said["bytes"]]
+    assert found == [row["image"]["bytes"] for row in stored] and said["sizes"] == list(map(len, found))
+    assert all(data.startswith(b"\xff\xd8") for data in found)
