@@ -479,6 +479,7 @@ def _small_context(max_side, parts, repo_id):
     return {
         "max_side": max_side,
         "quality": small.QUALITY,
+        "subsampling": small.SUBSAMPLING,
         "full": repo_id.removesuffix(suffix) if repo_id.endswith(suffix) else None,
         "sampled": small.SAMPLED,
         "images": psnr.total(),

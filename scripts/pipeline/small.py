@@ -20,7 +20,7 @@ from hyper_kvasir import Problems, Shard, read_examples
 from scripts.pipeline.configs import ORIGINAL_SIZE, features_of
 
 SCHEMA = 1  # of the small edition; increment it when the same images are to give others
-QUALITY = 90  # of JPEG, with colors at half the size (4:2:0)
+QUALITY, SUBSAMPLING = 90, "4:2:0"  # of JPEG
 # Images are decoded at this multiple of the new size or more, by JPEG's own scaling, before the filter. On real ones
 # that is at least 39 dB to the same without it, and 44 at the median; at 2, as quick tools do it, 33 and 38.
 DECODED = 3
@@ -112,7 +112,9 @@ def _scaled(data, size, times):
 
 def _encoded(image):
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY, subsampling="4:2:0")  # the tables of the standard: one header for all
+    image.save(
+        buffer, "JPEG", quality=QUALITY, subsampling=SUBSAMPLING
+    )  # the tables of the standard: one header for all
     return buffer.getvalue()
 
 
