@@ -32,6 +32,7 @@ import posixpath
 import re
 import stat
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -42,9 +43,9 @@ import pyarrow as pa
 from PIL import Image
 
 try:  # inflates a third faster, where it is installed
-    from isal import isal_zlib as zlib
+    import deflate
 except ImportError:
-    import zlib
+    deflate = None
 
 try:  # sees damage in images that Pillow passes over, where it is installed
     import simplejpeg
@@ -677,8 +678,8 @@ class Archive:
         data = self._load(member)
         if len(data) != member.size:
             raise self.error(member.name, f"has {len(data):,} bytes, expected {member.size:,}")
-        if member.crc is not None and zlib.crc32(data) != member.crc:
-            found = f"CRC is {zlib.crc32(data):08x}, expected {member.crc:08x}"
+        if member.crc is not None and _crc32(data) != member.crc:
+            found = f"CRC is {_crc32(data):08x}, expected {member.crc:08x}"
             raise self.error(member.name, f"{found}; the file is damaged")
         return data
 
@@ -736,7 +737,7 @@ class FolderArchive(Archive):
         def with_crc(item):
             path, member = item
             try:
-                return path, member._replace(crc=zlib.crc32(self.read(member)))
+                return path, member._replace(crc=_crc32(self.read(member)))
             except SourceError as error:
                 problems.extend(error.problems)
                 return path, None
@@ -814,7 +815,7 @@ class ZipArchive(Archive):
         if member.method == zipfile.ZIP_STORED:
             return bytes(body[: member.size])
         try:
-            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(body, member.size + 1)
+            return _inflated(body, member.size)
         except zlib.error as error:
             raise self.error(member.name, f"cannot be inflated ({error}); the file is damaged") from error
 
@@ -822,14 +823,28 @@ class ZipArchive(Archive):
         return {"file": self.file, "bytes": os.path.getsize(self.path)}
 
     def fingerprint(self):
-        digest = hashlib.sha256()
-        with open(self.path, "rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):
-                digest.update(block)
+        digest, block = hashlib.sha256(), memoryview(bytearray(1 << 18))  # used again, as fresh memory is slow
+        with open(self.path, "rb", buffering=0) as file:
+            for size in iter(lambda: file.readinto(block), 0):
+                digest.update(block[:size])
         return {**self.known(), "sha256": digest.hexdigest()}
 
     def state(self, part):
         return [_file_state(self.path)]
+
+
+def _crc32(data):
+    return (deflate or zlib).crc32(data)
+
+
+def _inflated(body, size):
+    """The bytes of a deflated member that claims a size; of a damaged one, at most one more. Raises zlib.error."""
+    if deflate and size:
+        try:
+            return deflate.deflate_decompress(body, size)
+        except deflate.DeflateError:  # which does not say what is wrong
+            pass
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(body, size + 1)
 
 
 def _file_state(path):

@@ -15,12 +15,14 @@ FILES = {IMAGE: b"pixel " * 40, "images/empty.jpg": b"", "license.txt": b"CC BY 
 CLUTTER = {"images/.DS_Store": b"x", "__MACOSX/images/._x.jpg": b"x", "images/._y.jpg": b"x"}
 
 
-@pytest.fixture(params=["zip", "folder"])
-def archive(request, tmp_path):
+@pytest.fixture(params=["zip", "zip without deflate", "folder"])
+def archive(request, tmp_path, monkeypatch):
     """An archive of FILES in the unlabeled part, with clutter and a file of another part."""
+    if request.param == "zip without deflate":  # the package, which is optional
+        monkeypatch.setattr("hyper_kvasir.deflate", None)
     files = {f"unlabeled-images/{name}": data for name, data in {**FILES, **CLUTTER}.items()}
     files["labeled-images/license.txt"] = b"other"
-    if request.param == "zip":
+    if request.param != "folder":
         path = tmp_path / "hyper-kvasir-unlabeled-images.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
             for name, data in files.items():

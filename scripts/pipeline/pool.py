@@ -1,5 +1,6 @@
 """Worker processes that start quickly and end with their parent."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -49,5 +50,6 @@ def _end_with_parent(parent):
             time.sleep(0.5)
         os._exit(1)
 
+    gc.freeze()  # what the parent made is not looked through again
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=watch, daemon=True).start()

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -125,8 +126,10 @@ def _summarize(batches, schema, part):
 def _files(batches):
     """(bytes, `encoder_of`) of each image, in the order of rows."""
     for batch in batches(["image"], 16):
-        for data in batch["image"].field("bytes"):
-            yield len(data.as_buffer()), _encoder(data.as_buffer())
+        data = batch["image"].field("bytes")
+        heads = pc.binary_slice(data, 0, HEADER)  # without copying the rest
+        for i, (size, head) in enumerate(zip(pc.binary_length(data).to_pylist(), heads.to_pylist())):
+            yield size, _encoder(head, functools.partial(data.__getitem__, i))
 
 
 def _counted(values):
@@ -215,13 +218,13 @@ def measure(image_id: str, instances: np.ndarray, bboxes: list[list[float]]) -> 
     return Polyps(image_id, objects, boxes, fits)
 
 
-def _encoder(data):
+def _encoder(head, whole):
     """The `encoder_of` a JPEG. Its first bytes tell, unless it has more before its scan than any official image."""
     try:
-        with Image.open(io.BytesIO(data[:HEADER])) as image:
+        with Image.open(io.BytesIO(head)) as image:
             return encoder_of(image)
     except (OSError, SyntaxError, IndexError, KeyError):
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(whole().as_buffer())) as image:
             return encoder_of(image)
 
 
