@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
 
-import hyper_kvasir
 from hyper_kvasir import Member, Part, Problems, Row, SourceError, ZipArchive, label_components
 
 IDS = st.uuids(version=4).map(str)
@@ -24,26 +23,22 @@ def test_components_are_those_of_scipy(mask):
     assert np.array_equal(found, wanted)
 
 
-@given(st.dictionaries(IDS, st.integers(1, 40), min_size=1, max_size=60), IDS)
+@given(st.dictionaries(IDS, st.integers(1, 40), min_size=1, max_size=60), IDS, st.integers(1, 10))
 @settings(max_examples=200, deadline=None)
-def test_shards_hold_every_row_once_and_are_small(sizes, new):
+def test_shards_hold_every_row_once_and_are_small(sizes, new, images):
     rows = [Row(image_id, Member(f"{image_id}.jpg", size)) for image_id, size in sorted(sizes.items())]
-    archive, before = ZipArchive("a.zip", "a.zip"), hyper_kvasir.SHARD_BYTES
-    hyper_kvasir.SHARD_BYTES = 100
-    try:
-        shards = Part("unlabeled", archive, {}, rows).shards()
-        assert [row for shard in shards for row in shard.rows] == rows
-        assert len({shard.path for shard in shards}) == len(shards)
-        for shard in shards:
-            assert len(shard.rows) == 1 or shard.image_bytes <= 100
-        # One more image touches one shard, unless the ranges must be halved for it.
-        more = sorted([*rows, Row(new, Member("new.jpg", 1))])
-        after = {shard.path: shard.rows for shard in Part("unlabeled", archive, {}, more).shards()}
-        old = {shard.path: shard.rows for shard in shards}
-        if new not in sizes and _bits(after) == _bits(old):
-            assert len([path for path in after if after[path] != old.get(path)]) == 1
-    finally:
-        hyper_kvasir.SHARD_BYTES = before
+    archive, limits = ZipArchive("a.zip", "a.zip"), (100, images)
+    shards = Part("unlabeled", archive, {}, rows).shards(limits)
+    assert [row for shard in shards for row in shard.rows] == rows
+    assert len({shard.path for shard in shards}) == len(shards)
+    for shard in shards:
+        assert len(shard.rows) == 1 or shard.image_bytes <= 100 and len(shard.rows) <= images
+    # One more image touches one shard, unless the ranges must be halved for it.
+    more = sorted([*rows, Row(new, Member("new.jpg", 1))])
+    after = {shard.path: shard.rows for shard in Part("unlabeled", archive, {}, more).shards(limits)}
+    old = {shard.path: shard.rows for shard in shards}
+    if new not in sizes and _bits(after) == _bits(old):
+        assert len([path for path in after if after[path] != old.get(path)]) == 1
 
 
 def _bits(shards):

@@ -14,7 +14,7 @@ from hyper_kvasir import Expected, Part, Problems, Shard, SourceError, locate, r
 from scripts.pipeline.configs import METADATA, VIEWS, parts_of
 from scripts.pipeline.console import say
 from scripts.pipeline.parquet import features_metadata, writer_options
-from scripts.pipeline.small import rows_of_a_shard, small_key
+from scripts.pipeline.small import shard_limits, small_key
 
 SCHEMA = 2  # of the stored files; increment it when the same inputs are to give other files
 
@@ -100,8 +100,8 @@ def make_plan(
 
 
 def _plan_shards(parts, max_side=None):
-    most_rows = rows_of_a_shard(max_side) if max_side else None
-    return {shard.path: plan_shard(shard, max_side) for part in parts for shard in part.shards(most_rows)}
+    limits = shard_limits(max_side) if max_side else None
+    return {shard.path: plan_shard(shard, max_side) for part in parts for shard in part.shards(limits)}
 
 
 def directory_digest(part: Part) -> str:

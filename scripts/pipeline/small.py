@@ -8,6 +8,7 @@ in the file.
 import functools
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -30,9 +31,9 @@ SAMPLED = 16  # of so many rows of a file, one is compared with the exact pictur
 LOSS = b"hyper_kvasir.loss"  # in a file's metadata
 
 
-def rows_of_a_shard(max_side: int) -> int:
-    """How many rows a file of the small edition has at most."""
-    return max(1, SHARD_BYTES // image_bytes(max_side))
+def shard_limits(max_side: int) -> tuple[float, float]:
+    """The limits of a file of the small edition, see `hyper_kvasir.Part.shards`: of images alone."""
+    return math.inf, max(1, SHARD_BYTES // image_bytes(max_side))
 
 
 def image_bytes(max_side: int) -> int:
