@@ -115,6 +115,13 @@ def config_flags(configs):
     return [flag for config in configs for flag in ("--config", config)]
 
 
+def block_in_card(folder, words):
+    """The Python of a built folder's card that has these words, reading from that folder."""
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    (block,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if words in block)
+    return block.replace("ns/hyper-kvasir", str(folder))
+
+
 def sha256_of(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 

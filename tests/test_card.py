@@ -628,6 +628,7 @@ def test_nothing_that_a_card_needs_is_missing(official):
     for config in official[0]["configs"]:
         assert f'load_dataset("ns/hyper-kvasir", "{config}")' in text and f"| `{config}`" in text
     for words in (
+        "buffer_size=600)", "load_state_dict(", "have 97.6% of the entropy",
         "streaming=True", f'revision="v{VERSION}"', "for held_out in folds", "DataLoader(", "matthews_corrcoef(",
         'np.asarray(row["mask"]) > 0', "tv_tensors.Mask(", "compare with the paper: its five methods",
         "kavsir_bboxes.json",

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from hyper_kvasir import CONFIGS, FINDINGS, Expected
-from tests.conftest import ROOT
+from tests.conftest import ROOT, block_in_card
 
 # With the versions of its time of what it works closely with; pyarrow, numpy and pillow are those of this environment.
 NEEDS = {
@@ -72,6 +72,32 @@ for config in {CONFIGS!r}:
         names = FINDINGS if config != "unlabeled" else None
         objects = [expected.boxes, expected.instances] if config in ("segmented", "kvasir_seg") else None
         assert found[config] == [splits, list(splits), names, objects]
+
+
+def test_a_stream_is_shuffled_and_goes_on_as_the_card_says(old, built):
+    """By its own blocks: the second is cut off after some batches, and run again."""
+    _, run = old
+    resume = block_in_card(built, "load_state_dict").replace("...  # your training step", "train(batch)")
+    found = run(f"""
+from datasets import load_dataset
+{block_in_card(built, "ds.shuffle(")}
+found = [[row["image_id"] for row in ds]]
+for stop in (3, 9):
+    given = []
+    def train(batch):
+        if len(given) == stop:
+            raise InterruptedError
+        given.append(batch["image_id"])
+    try:
+        exec({resume!r})
+    except InterruptedError:
+        pass
+    found.append([image_id for batch in given for image_id in batch])
+os.remove("checkpoint.json")
+""")
+    shuffled, before, after = found
+    assert len(before) == 96 and sorted(before + after) == sorted(set(shuffled)) == sorted(shuffled)
+    assert shuffled != before + after
 
 
 def test_the_builder_is_a_loading_script_where_these_run(old, source, tmp_path):

@@ -40,6 +40,8 @@ PROJECT = Path(__file__).parents[2]
 TEXTS = PROJECT / "dataset_card"
 PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication knows it; see `repo_of`
 COMMON_SIZES = 5  # of each part, named in the card
+BUFFER = 600  # images, of the card's advice to shuffle a stream; what it costs and gives: `scripts.bench streams`
+INPUTS = 10  # files that datasets fills a buffer from at a time
 ENCODERS = 4  # kinds of JPEG files, named in the card
 # {config: split}; of the first that is there the leaks are told
 TOLD = {"fold_5": "fold_5", "fold_2": "fold_2", "kvasir_seg": "kvasir_seg_set"}
@@ -428,6 +430,7 @@ def _context(manifest, parts, drawn, examples, *, repo_id, commit):
     # Of the unlabeled archive nobody has published a digest.
     others = [f"`{part}`" for part, source in sources.items() if part not in (*proven, "unlabeled")]
     labeled, segmented, unlabeled = map(parts.get, PARTS)
+    main = next((config for config in configs if config["default"]), configs[0])
     described = [_part_context(part, parts[part], manifest, metadata, examples) for part in parts]
     return {
         "meta": metadata,
@@ -446,7 +449,8 @@ def _context(manifest, parts, drawn, examples, *, repo_id, commit):
         "uses": list(
             dict.fromkeys(use for part in (*PARTS, METADATA) if part in parts for use in metadata["uses"][part])
         ),
-        "main": next((config for config in configs if config["default"]), configs[0]),
+        "main": main,
+        "stream": _stream_context(main["splits"][0], manifest),
         "folds": next((config for config in configs if config["name"].startswith("fold_")), None),
         "parts": described,
         "bytes": {part["name"]: part["bytes"] for part in described},
@@ -564,6 +568,18 @@ def _config_context(config, splits, manifest):
             for split, entry in splits.items()
         ],
     }
+
+
+def _stream_context(split, manifest):
+    """A buffer to shuffle the stream of a split by, and about what is asked for before the first row comes out of it.
+
+    datasets 5.2 fills the buffer from some files at a time, and by then reads on in each for twice as much again: in
+    all three buffers of rows, and of each the rest of its last file.
+    """
+    files = [manifest["files"][path] for path in matching(split["files"], manifest["files"])]
+    rows, size = sum(entry["rows"] for entry in files), sum(entry["bytes"] for entry in files)
+    share = min(1, 3 * BUFFER / rows + INPUTS / len(files) / 2)
+    return {"buffer": BUFFER, "bytes": round(share * size), "share": share}
 
 
 def _part_context(part, summary, manifest, metadata, examples):
