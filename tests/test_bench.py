@@ -1,5 +1,6 @@
 """scripts.bench runs. What it measures is for scripts/README.md, and not for a test."""
 
+import re
 import subprocess
 import sys
 
@@ -8,8 +9,9 @@ from huggingface_hub import HfApi
 
 from scripts import bench_quality
 from scripts.bench import __main__ as bench
-from scripts.bench import growth, unchanged, updates
+from scripts.bench import growth, streams, unchanged, updates
 from scripts.loopback_hub import LoopbackHub
+from scripts.pipeline.card import BUFFER
 from tests.conftest import ROOT, sha256_of
 
 PUSH = """
@@ -63,6 +65,20 @@ def test_the_table_of_updates_comes_out(source, tmp_path, capsys, monkeypatch):
     archive = source / "hyper-kvasir-labeled-images.zip"
     assert bench.main(["updates", "--archive", str(archive), "--work", str(tmp_path)]) == 0
     assert "a column added" in capsys.readouterr().out and sent[0] > sent[1] > 1
+
+
+@pytest.mark.slow
+def test_the_tables_of_streams_come_out(source, real, tmp_path, capsys, monkeypatch):
+    """The first is of all official labels: it holds what the card says of files as they are built."""
+    for name, value in {"LIMITS": {"as built": None}, "BUFFERS": (BUFFER,), "SEEDS": 3, "ROUNDS": 1}.items():
+        monkeypatch.setattr(streams, name, value)
+    archive = ["--archive", str(source / "hyper-kvasir-labeled-images.zip")]
+    assert bench.main(["streams", *archive, "--official", str(real), "--work", str(tmp_path)]) == 0
+    by_plan, from_a_hub = capsys.readouterr().out.split("137 photographs")
+    ours, pushed = (re.findall(rf"^{name} .*", by_plan, re.MULTILINE)[0] for name in ("as built", streams.PUSHED))
+    unshuffled, mixed, read = (float(share) for share in re.findall(r"([\d.]+)%", ours))
+    assert unshuffled < 50 and mixed >= 97 and read <= 25 and float(re.findall(r"([\d.]+)%", pushed)[-1]) < 90
+    assert "as built" in from_a_hub
 
 
 @pytest.mark.slow

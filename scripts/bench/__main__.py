@@ -1,49 +1,92 @@
 """Measures speed and memory as ratios to a rival that does the same work in the same run.
 
+    python -m scripts.bench --all                 # all that the dataset's speed is told by, in some 20 minutes
     python -m scripts.bench build                 # archive to Parquet against unzip, cp and the ways people go today
     python -m scripts.bench build --archive hyper-kvasir-labeled-images.zip --runs 3
     python -m scripts.bench unchanged             # building again where nothing changed, and where 10 labels did
     python -m scripts.bench growth                # build, verify and load_dataset, from 1,000 images to 99,417
+    python -m scripts.bench streams               # files of several sizes: streams, how well these mix, and updates
     python -m scripts.bench updates               # what an update of the labeled part sends to the Hub
     python -m scripts.bench commit                # the request that commits as many files as the whole dataset has
 
 Runs alternate with the rival's; the quickest of each counts, since noise only ever adds time.
 """
 
+import argparse
 import os
+import platform
 import sys
+import time
+from importlib.metadata import version
 
 from scripts.bench.build import bench_build
 from scripts.bench.growth import bench_growth
 from scripts.bench.sources import photographs
+from scripts.bench.streams import bench_streams
 from scripts.bench.unchanged import bench_unchanged
 from scripts.bench.updates import bench_commit, bench_updates
-from scripts.pipeline.console import command_parser, number
+from scripts.pipeline.console import command_parser, number, say
 from scripts.pipeline.measure import claim
 
-WITHOUT_ARCHIVE = {"unchanged": bench_unchanged, "growth": bench_growth, "commit": bench_commit}
+PACKAGES = ("datasets", "huggingface-hub", "pyarrow", "pillow", "numpy", "simplejpeg", "deflate")
+BUILT = 3.05  # gigabytes that are built: of less, the start takes a share
+
+
+def archive_of(args: argparse.Namespace) -> str:
+    """The archive that was given, or one of generated photographs."""
+    return os.path.abspath(args.archive) if args.archive else photographs(args.work, args.gigabytes)
+
+
+# {name: what gives its table}; those of `ALL` in the order in which they run.
+BENCHES = {
+    "build": lambda work, args: bench_build(args.work, archive_of(args), args.runs),
+    "unchanged": lambda work, args: bench_unchanged(work),
+    "growth": lambda work, args: bench_growth(work),
+    "streams": lambda work, args: bench_streams(args.work, archive_of(args), args.official),
+    "updates": lambda work, args: bench_updates(work, archive_of(args)),
+    "commit": lambda work, args: bench_commit(work),
+}
+ALL = ("build", "unchanged", "growth", "streams")
 
 
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.bench", __doc__)
-    parser.add_argument("what", choices=["build", "updates", *WITHOUT_ARCHIVE])
+    parser.add_argument("what", nargs="?", choices=BENCHES)
+    parser.add_argument("--all", action="store_true", help=f"{', '.join(ALL)}, with versions and machine")
     parser.add_argument("--archive", metavar="ZIP", help="a labeled archive; default: one of generated photographs")
     parser.add_argument("--gigabytes", type=float, default=1.05, help="size of a generated one (default: %(default)s)")
+    official = "of streams: the folder of the official labels, folds and some images (default: %(default)s)"
+    parser.add_argument("--official", metavar="DIR", default="../shared/source", help=official)
     parser.add_argument(
-        "--runs", type=number, default=3, help="times that build runs quick ones (default: %(default)s)"
+        "--runs", type=number, default=3, help="times that quick commands run (default: %(default)s; with --all 2)"
     )
     parser.add_argument("--work", metavar="DIR", default="dist/bench", help="where to write (default: %(default)s)")
     args = parser.parse_args(arguments)
+    if bool(args.what) == args.all:
+        parser.error("give what to measure, or --all")
+    if (args.all or args.what == "streams") and not os.path.isdir(args.official):
+        parser.error(f"--official {args.official}: no such folder")
     claim(parser, args.work)
-    if args.what in WITHOUT_ARCHIVE:
-        print(WITHOUT_ARCHIVE[args.what](os.path.join(args.work, args.what)))
+    if not args.all:
+        print(BENCHES[args.what](os.path.join(args.work, args.what), args))
         return 0
-    archive = os.path.abspath(args.archive) if args.archive else photographs(args.work, args.gigabytes)
-    if args.what == "build":
-        print(bench_build(args.work, archive, args.runs))
-    else:
-        print(bench_updates(os.path.join(args.work, "updates"), archive))
+    print(machine(), flush=True)
+    for name in ALL:
+        settings = {"runs": 2, "gigabytes": BUILT if name == "build" else args.gigabytes}
+        started = time.monotonic()
+        text = BENCHES[name](os.path.join(args.work, name), argparse.Namespace(**{**vars(args), **settings}))
+        say(f"{name}: {time.monotonic() - started:.0f} s")
+        print(f"\n## {name}\n\n{text}", flush=True)
     return 0
+
+
+def machine() -> str:
+    """A line on what is measured on, and one on the versions."""
+    with open("/proc/meminfo") as file:
+        memory = int(file.readline().split()[1]) / 1e6
+    packages = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    here = f"{os.cpu_count()} cores, {memory:.0f} GB, {platform.platform()}"
+    return f"{here}\nPython {platform.python_version()}, {packages}"
 
 
 if __name__ == "__main__":

@@ -58,3 +58,13 @@ def stored(archive: str, source: str) -> str:
     with open(os.path.join(source, "expected.json"), "w", encoding="utf-8") as file:
         json.dump(expected, file)
     return path
+
+
+def official(work: str, folder: str) -> str:
+    """A source of the true ids, findings and folds in `folder`, with tiny images, made if it is not there."""
+    source = os.path.join(work, "source-official")
+    if not os.path.exists(os.path.join(source, "expected.json")):
+        say("generating tiny images of the official ids")
+        few = ["--unlabeled", "12", "--segmented", "6"]
+        run([sys.executable, "-m", "tests.fake_source", source, "--official", folder, "--images", "tiny", *few])
+    return source

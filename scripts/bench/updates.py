@@ -82,12 +82,8 @@ def bench_updates(work: str, archive: str) -> str:
 
 def make_version(work, archive, rows, changelog, known):
     """The version of the labeled part that has these rows; files that are `known`, with their entries, are there."""
-    files, entries = {}, {}
-    for planned in map(plan_shard, Part("labeled", archive, {}, sorted(rows, key=lambda row: row.image_id)).shards()):
-        path, file = planned.shard.path, os.path.join(work, "files", f"{planned.key}.parquet")
-        if file not in known:
-            known[file] = write_shard(*planned, file).entry
-        files[path], entries[path] = file, known[file]
+    files = write_files(work, labeled(archive, rows).shards(), known)
+    entries = {path: known[file] for path, file in files.items()}
     manifest = make_manifest([config for config, view in VIEWS.items() if view.part == "labeled"], {}, entries, SCHEMA)
     summaries = stats.collect(work, manifest, {}, files.get)
 
@@ -96,6 +92,21 @@ def make_version(work, archive, rows, changelog, known):
 
     manifest, texts = make_card(manifest, summaries, examples, REPO, changelog)
     return Version(files, {**texts, FILE: manifest_text(manifest).encode()})
+
+
+def labeled(archive, rows):
+    """The labeled part that has these rows, of an archive."""
+    return Part("labeled", archive, {}, sorted(rows, key=lambda row: row.image_id))
+
+
+def write_files(work, shards, known):
+    """{path in the repository: file on this disk} of shards; the entries of what was not `known` go into it."""
+    files = {}
+    for planned in map(plan_shard, shards):
+        files[planned.shard.path] = file = os.path.join(work, "files", f"{planned.key}.parquet")
+        if file not in known:
+            known[file] = write_shard(*planned, file).entry
+    return files
 
 
 def other_label(row):
@@ -179,7 +190,7 @@ def percent(part, whole):
     return f"{100 * part / whole:.3f}%"
 
 
-def bench_commit(work: str, operations: int = 550) -> str:
+def bench_commit(work: str, operations: int = 1400) -> str:
     """The request that commits `operations` files: the card of a miniature, and copies of its data files."""
     source, folder = os.path.join(work, "miniature"), os.path.join(work, "miniature-built")
     shutil.rmtree(work, ignore_errors=True)
