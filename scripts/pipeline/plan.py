@@ -100,8 +100,11 @@ def make_plan(
 
 
 def _plan_shards(parts, max_side=None):
-    limits = shard_limits(max_side) if max_side else None
-    return {shard.path: plan_shard(shard, max_side) for part in parts for shard in part.shards(limits)}
+    planned = {}
+    for part in parts:
+        shards = part.shards(shard_limits(part.name, max_side) if max_side else None)
+        planned |= {shard.path: plan_shard(shard, max_side) for shard in shards}
+    return planned
 
 
 def directory_digest(part: Part) -> str:

@@ -27,13 +27,15 @@ QUALITY, SUBSAMPLING = 90, "4:2:0"  # of JPEG
 DECODED = 3
 IMAGE_BYTES = 17_000  # of a real image of 256 pixels, about
 SHARD_BYTES = 16 << 20  # of files: streamed, the first image comes when the first file is read
+LABELED_IMAGES = 64  # of a file, as in the full edition: the same buffer mixes both as well
 SAMPLED = 16  # of so many rows of a file, one is compared with the exact picture
 LOSS = b"hyper_kvasir.loss"  # in a file's metadata
 
 
-def shard_limits(max_side: int) -> tuple[float, float]:
+def shard_limits(part: str, max_side: int) -> tuple[float, float]:
     """The limits of a file of the small edition, see `hyper_kvasir.Part.shards`: of images alone."""
-    return math.inf, max(1, SHARD_BYTES // image_bytes(max_side))
+    most_images = max(1, SHARD_BYTES // image_bytes(max_side))
+    return math.inf, min(most_images, LABELED_IMAGES) if part == "labeled" else most_images
 
 
 def image_bytes(max_side: int) -> int:
