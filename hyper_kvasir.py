@@ -23,7 +23,6 @@ https://doi.org/10.1038/s41597-020-00622-y.
 import csv
 import dataclasses
 import fnmatch
-import functools
 import hashlib
 import io
 import json
@@ -701,7 +700,7 @@ class Archive:
         return self.known()
 
     def state(self, part: str) -> List[tuple]:
-        """(path, bytes, time of change) of each local file that the part is read from."""
+        """(path, bytes, time or mark of change) of each file that the part is read from."""
         raise NotImplementedError
 
     def error(self, name: str, text: str) -> SourceError:
@@ -710,28 +709,16 @@ class Archive:
 
 
 class FolderArchive(Archive):
-    """An extracted folder: the one that "<part>-images/" lies in."""
+    """An extracted folder: the one that "<part>-images/" lies in, on a disk or at an address."""
 
     def list(self, part, problems, with_crcs=False):
         members = {}
         root = os.path.join(self.path, f"{part}-images")
-
-        def unlisted(error):
-            problems.add(f"{error.filename}: cannot be listed ({error.strerror}); give yourself read permission")
-
-        for above, folders, files in sorted(os.walk(root, onerror=unlisted)):
-            linked = [folder for folder in folders if os.path.islink(os.path.join(above, folder))]
-            for entry in sorted(files + linked):
-                path = os.path.join(above, entry)
-                name = os.path.relpath(path, root).replace(os.sep, "/")
-                if _is_clutter(name):
-                    continue
-                wrong = _unreadable(path)
-                if wrong:
-                    problems.add(f"{path} {wrong}")
-                else:
-                    inside = os.path.relpath(path, self.path).replace(os.sep, "/")
-                    members[name] = Member(inside, os.path.getsize(path))
+        for name, size, wrong in (_objects_below if "://" in root else _files_below)(root, problems):
+            if wrong:
+                problems.add(f"{os.path.join(root, *name.split('/'))} {wrong}")
+            else:
+                members[name] = Member(f"{part}-images/{name}", size)
         return self._with_crcs(members, problems) if with_crcs else members
 
     def _with_crcs(self, members, problems):
@@ -747,15 +734,14 @@ class FolderArchive(Archive):
             return {path: member for path, member in threads.map(with_crc, members.items()) if member}
 
     def instead(self, part):
-        names = os.listdir(os.path.join(self.path, f"{part}-images"))
+        names = _names(os.path.join(self.path, f"{part}-images"))
         return f"it holds {_few(names)}" if names else "it is empty"
 
     def _load(self, member):
         try:
-            with open(self._path_of(member), "rb") as file:
-                return file.read(MAX_MEMBER_BYTES + 1)
+            return _read(self._path_of(member), MAX_MEMBER_BYTES + 1)
         except OSError as error:
-            raise self.error(member.name, f"cannot be read ({error.strerror})") from error
+            raise self.error(member.name, f"cannot be read ({error.strerror or error})") from error
 
     def _path_of(self, member):
         return os.path.join(self.path, *member.name.split("/"))
@@ -767,7 +753,8 @@ class FolderArchive(Archive):
 class ZipArchive(Archive):
     """A zip, local or remote. It is never extracted: its directory is read once, then each member's bytes alone.
 
-    A `Member` knows its byte range, so a worker reads it without the directory, and a remote one takes one request.
+    A `Member` knows its byte range, so a worker reads it without the directory, and a remote one takes one request. Any
+    number of threads may read at once.
     """
 
     def list(self, part, problems, with_crcs=False):
@@ -821,11 +808,11 @@ class ZipArchive(Archive):
             raise self.error(member.name, f"cannot be inflated ({error}); the file is damaged") from error
 
     def known(self):
-        return {"file": self.file, "bytes": os.path.getsize(self.path)}
+        return {"file": self.file, "bytes": _file_state(self.path)[1]}
 
     def fingerprint(self):
         digest, block = hashlib.sha256(), memoryview(bytearray(1 << 18))  # used again, as fresh memory is slow
-        with open(self.path, "rb", buffering=0) as file:
+        with _opened(self.path) as file:
             for size in iter(lambda: file.readinto(block), 0):
                 digest.update(block[:size])
         return {**self.known(), "sha256": digest.hexdigest()}
@@ -849,7 +836,36 @@ def _inflated(body, size):
 
 
 def _file_state(path):
+    if "://" in path:
+        system, inside = _remote(path)
+        return path, system.size(inside), system.ukey(inside)
     return path, os.stat(path).st_size, os.stat(path).st_mtime_ns
+
+
+def _files_below(root, problems):
+    """(path below a folder, bytes, why it is refused or None) of each file there; no clutter."""
+
+    def unlisted(error):
+        problems.add(f"{error.filename}: cannot be listed ({error.strerror}); give yourself read permission")
+
+    for above, folders, files in sorted(os.walk(root, onerror=unlisted)):
+        linked = [folder for folder in folders if os.path.islink(os.path.join(above, folder))]
+        for entry in sorted(files + linked):
+            path = os.path.join(above, entry)
+            name = os.path.relpath(path, root).replace(os.sep, "/")
+            if not _is_clutter(name):
+                wrong = _unreadable(path)
+                yield name, 0 if wrong else os.path.getsize(path), wrong
+
+
+def _objects_below(root, problems):
+    """The same of an address."""
+    system, inside = _remote(root)
+    system.invalidate_cache()  # an earlier listing
+    for path, info in sorted(system.find(inside, detail=True).items()):
+        name = posixpath.relpath(path, inside)
+        if not _is_clutter(name):
+            yield name, info["size"], _too_large(info["size"])
 
 
 def _is_clutter(name):
@@ -867,8 +883,13 @@ def _unreadable(path):
         return "is a link to a folder; put the folder itself there"
     if not os.path.isfile(path):
         return "is not a regular file; remove it"
-    if os.path.getsize(path) > MAX_MEMBER_BYTES:
-        return f"has {os.path.getsize(path):,} bytes, {_TOO_LARGE}; remove it, or extract the archive again"
+    return _too_large(os.path.getsize(path))
+
+
+def _too_large(size):
+    """Why a file of so many bytes is refused, or None."""
+    if size > MAX_MEMBER_BYTES:
+        return f"has {size:,} bytes, {_TOO_LARGE}; remove it, or extract the archive again"
     return None
 
 
@@ -879,7 +900,7 @@ def _is_utf8(path):
 
 def _zip_directory(path):
     """The entries of a zip's directory, and the offset where it starts. Reads a few MB at most, remotely too."""
-    with open(path, "rb") as file:
+    with _opened(path) as file:
         what = _not_a_zip(file.read(512))
         if what:
             raise SourceError([f"{path}: {what}; expected an official archive, download it again"])
@@ -940,15 +961,59 @@ def _read_range(path, start, length):
         with open(path, "rb", buffering=0) as file:  # anew each time: the user may have put a better one in its place
             file.seek(start)
             return file.read(length)
-    file = _opened(path, os.getpid())
-    file.seek(start)
-    return file.read(length)
+    system, inside = _remote(path)
+    # No read-ahead, as members lie anywhere; where reading is asynchronous there is none, nor a word for it.
+    how = {} if system.async_impl else {"cache_type": "none"}
+    try:
+        return system.cat_file(inside, start=start, end=start + length, **how)
+    except OSError:
+        raise
+    except Exception as error:  # each system has errors of its own
+        raise OSError(f"{path}: {type(error).__name__}: {error}") from error
 
 
-@functools.lru_cache(maxsize=4)
-def _opened(path, pid):
-    # By process, so that no worker shares a file position or connection. No read-ahead: members lie anywhere.
-    return fsspec.open(path, "rb", cache_type="none").open()
+def _read(path, most):
+    """The bytes of a local or remote file; of a local one at most so many."""
+    if "://" not in path:
+        with open(path, "rb") as file:
+            return file.read(most)
+    system, inside = _remote(path)
+    return system.cat_file(inside)
+
+
+def _opened(path):
+    """A local or remote file, open to be read."""
+    if "://" not in path:
+        return open(path, "rb")
+    system, inside = _remote(path)
+    return system.open(inside, "rb", block_size=8 << 20)
+
+
+def _is_file(path):
+    if "://" not in str(path):
+        return os.path.isfile(path)
+    system, inside = _remote(path)
+    return system.isfile(inside)
+
+
+def _is_folder(path):
+    if "://" not in str(path):
+        return os.path.isdir(path)
+    system, inside = _remote(path)
+    return system.isdir(inside)
+
+
+def _names(path):
+    """The names in a local or remote folder."""
+    if "://" not in path:
+        return os.listdir(path)
+    system, inside = _remote(path)
+    return [posixpath.basename(name.rstrip("/")) for name in system.ls(inside, detail=False)]
+
+
+def _remote(path):
+    """(the file system of an address, the address as it takes that); the system is made once for each process."""
+    return fsspec.core.url_to_fs(path)
 
 
 # ---------------------------------------------------------------------------------------------- finding, downloading
@@ -981,11 +1046,11 @@ def _candidates(part, folders):
     for folder in folders:
         for file in (OFFICIAL_FILES[part].name, FULL_ARCHIVE):
             path = folder if os.path.basename(folder) == file else os.path.join(folder, file)
-            if os.path.isfile(path):
+            if _is_file(path):
                 yield ZipArchive(path, file)
         for inner in ("", f"hyper-kvasir-{part}-images", "hyper-kvasir"):
             root = os.path.join(folder, inner) if inner else folder
-            if os.path.isdir(os.path.join(root, f"{part}-images")):
+            if _is_folder(os.path.join(root, f"{part}-images")):
                 yield FolderArchive(root, f"{part}-images/")
 
 
@@ -995,7 +1060,9 @@ def _holds_part(path, part):
 
 def _folder_of(path):
     """The folder of a source, which may be given as the zip in it."""
-    return os.path.dirname(os.path.abspath(path)) if os.path.isfile(path) else path
+    if not _is_file(path):
+        return path
+    return os.path.dirname(path if "://" in str(path) else os.path.abspath(path))
 
 
 def missing_archive(part: str, folders: Sequence[str]) -> str:
@@ -1020,7 +1087,7 @@ def _nearly(part, folders):
             hints.append(f"Give the folder that {folder} lies in, not that one itself.")
             continue
         try:
-            names = sorted(os.listdir(folder)) if os.path.isdir(folder) else [os.path.basename(folder)]
+            names = sorted(_names(folder)) if _is_folder(folder) else [os.path.basename(folder)]
         except OSError as error:
             hints.append(f"{folder} cannot be listed ({error.strerror}).")
             continue
@@ -1034,9 +1101,9 @@ def _hint(part, path):
     if name.lower() == folder_name != name:
         return f"There is {name!r}: rename it to {folder_name!r}."
     for inner in (name, ""):  # extracted into a folder of its own, or two
-        if os.path.isdir(os.path.join(path, inner, folder_name)):
+        if _is_folder(os.path.join(path, inner, folder_name)):
             return f"Give {os.path.join(path, inner)} as the source."
-    if name in (file, FULL_ARCHIVE) and os.path.isdir(path):
+    if name in (file, FULL_ARCHIVE) and _is_folder(path):
         return f"{name!r} is a folder; expected the zip itself."
     if name == FULL_ARCHIVE:
         return f"There is {FULL_ARCHIVE}, but without {folder_name}/."
@@ -1139,8 +1206,7 @@ def _fold_text(k, dl_manager, folders, expected, problems):
         looked = ", ".join(map(str, folders)) or "no folder"
         problems.add(f"{error} (looked for in {looked})", waivable=True)
         return None
-    with open(path, "rb") as file:
-        data = file.read()
+    data = _read(path, -1)
     known = expected.sources.get(official.name, {}).get("sha256") if local else official.sha256
     found = hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest()  # some tools convert line endings
     if known and found != known:
@@ -1154,7 +1220,7 @@ def _local_fold_csv(k, folders):
     """The path of the official split csv of `k` folds in the folders that the user gave, or None."""
     name = OFFICIAL_FILES[f"fold_{k}"].name
     paths = [os.path.join(_folder_of(f), *inner, name) for f in folders for inner in ((), ("official_splits",))]
-    return next((path for path in paths if os.path.isfile(path)), None)
+    return next((path for path in paths if _is_file(path)), None)
 
 
 def _read_fold_csv(k, text, problems):
