@@ -47,7 +47,7 @@ from scripts.pipeline.console import (
 )
 from scripts.pipeline.hub import PublishError, Repository, check_branch, check_token, explain, prepare_clients
 from scripts.pipeline.manifest import FILE, built_manifest, read_manifest
-from scripts.pipeline.output import STAGING, check_beside, only_builder_of
+from scripts.pipeline.output import STAGING, check_beside, check_output, only_builder_of
 from scripts.pipeline.publish import changelog_entry, parse_version, publish
 from scripts.pipeline.release import BuildOptions, Edition, FolderMaker, SourceMaker
 from scripts.pipeline.unfinished import abandon, finish
@@ -129,6 +129,7 @@ def build_options(args) -> BuildOptions:
 @contextlib.contextmanager
 def work_folder(folder: str, sources: list[str]):
     """Keeps a work folder to this publication. Raises PublishError for a built one, BuildError for one in use."""
+    check_output(folder)
     with only_builder_of(folder):
         if read_manifest(folder) is not None:
             raise PublishError(

@@ -28,6 +28,7 @@ from scripts.pipeline.console import (
     run,
     table,
 )
+from scripts.pipeline.files import is_address
 from scripts.pipeline.hub import REPO_ID, PublishError, Repository, explain, prepare_clients
 from scripts.pipeline.published import verify_published
 from scripts.pipeline.verify import Check, verify
@@ -42,12 +43,14 @@ def main(arguments=None) -> int:
         repository = Repository(HfApi(), args.place)
         result = verify_published(repository, args.revision, expected, args.workers, full=args.full)
     else:
-        result = verify(args.place, expected, args.workers, sources=args.source or ())
+        result = verify(args.place, expected, args.workers, sources=args.source or (), at_address=True)
     rows = [(check.what, check.expected, check.found, verdict(check)) for check in result.checks]
     print(table(("what", "expected", "found", ""), rows))
     absent = [config for config in VIEWS if config not in result.configs]
     if absent:
         print(f"\nnot here, so not checked: {', '.join(absent)}")
+    if is_address(args.place):
+        print("\nnot checked at an address: that load_dataset takes it, which it does of a folder")
     problems = result.listed()
     if problems:
         what = "problem" if len(problems) == 1 else "problems"
@@ -65,7 +68,7 @@ def verdict(check: Check) -> str:
 def parse(arguments):
     parser = command_parser("python -m scripts.verify", __doc__)
     parser.add_argument(
-        "place", metavar="DIR or NS/NAME", help="a folder that scripts.build wrote, or a dataset repository"
+        "place", metavar="DIR or NS/NAME", help="a folder or address that scripts.build wrote, or a dataset repository"
     )
     parser.add_argument("--source", action="append", metavar="DIR", help="compare every row with these archives")
     parser.add_argument("--revision", metavar="REV", help="of a repository: a tag, branch or commit")

@@ -12,17 +12,19 @@ MODULE = ROOT / "hyper_kvasir.py"
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 PAGE = ROOT / "scripts/README.md"
-# The requirements that each layer may count on, by the folders of their files, and modules named unlike their package.
+# The requirements that each layer may count on, by how their files begin, and modules named unlike their package.
+CLUSTER = "scripts/cluster-"
 LAYERS = {
-    "hyper_kvasir.py": ["."],
-    "scripts/loopback_hub": [".", "scripts/loopback_hub"],
-    "scripts/bench": [".", "scripts", "scripts/bench"],
-    "scripts": [".", "scripts"],
-    "tests": [".", "scripts", "scripts/loopback_hub", "tests"],
+    "hyper_kvasir.py": [""],
+    "scripts/loopback_hub": ["", "scripts/loopback_hub/"],
+    "scripts/bench": ["", "scripts/", "scripts/bench/"],
+    "scripts/pipeline/cluster.py": ["", "scripts/", CLUSTER],
+    "scripts": ["", "scripts/"],
+    "tests": ["", "scripts/", "scripts/loopback_hub/", "tests/", CLUSTER],
 }
 MODULES = {
     **{"pillow": "PIL", "pyyaml": "yaml", "pytest-xdist": "xdist"},
-    **{"opencv-contrib-python-headless": "cv2", "faiss-cpu": "faiss"},
+    **{"opencv-contrib-python-headless": "cv2", "faiss-cpu": "faiss", "moto[s3]": "moto"},
 }
 
 
@@ -49,7 +51,7 @@ def layer_of(path):
 
 def declared_for(layer):
     """The modules that the requirements of a layer bring."""
-    lines = "".join((ROOT / place / "requirements.txt").read_text() for place in LAYERS[layer]).splitlines()
+    lines = "".join((ROOT / f"{begin}requirements.txt").read_text() for begin in LAYERS[layer]).splitlines()
     names = [line.split("==")[0].lower() for line in lines if not line.startswith("#")]
     return {MODULES.get(name, name.replace("-", "_")) for name in names}
 
@@ -112,7 +114,8 @@ def test_what_is_imported_is_declared():
 
 def test_commands_load_what_takes_long_where_they_need_it():
     commands = ", ".join(f"scripts.{name}" for name in ("build", "quality", "verify", "card", "review", "publish"))
-    code = f"import sys, {commands}; assert not {{'matplotlib', 'cv2', 'faiss'}} & set(sys.modules)"
+    late = "{'matplotlib', 'cv2', 'faiss', 'distributed', 's3fs'}"
+    code = f"import sys, {commands}; assert not {late} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -19,12 +18,25 @@ from scripts.pipeline import leaks
 from scripts.pipeline.card import write_card
 from scripts.pipeline.configs import METADATA, VIEWS, looked_parts
 from scripts.pipeline.console import Progress, say
-from scripts.pipeline.files import file_sha256, sync, write_file
+from scripts.pipeline.files import (
+    absolute,
+    exists,
+    file_sha256,
+    is_address,
+    move,
+    opened,
+    read,
+    remove,
+    remove_all,
+    sizes,
+    sync,
+    write_file,
+)
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
-from scripts.pipeline.output import STAGING, BuildError, Journal, check_ours, move, only_builder_of, remove_leftovers
+from scripts.pipeline.output import STAGING, BuildError, Journal, check_ours, only_builder_of, remove_leftovers
 from scripts.pipeline.parquet import write_shard
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
-from scripts.pipeline.pool import finished, worker_pool
+from scripts.pipeline.pool import Workers, check_workers, finished, worker_pool
 from scripts.pipeline.small import image_bytes
 
 
@@ -33,7 +45,7 @@ def build(
     out: str,
     configs: list[str],
     *,
-    workers: int,
+    workers: Workers,
     checks: bool,
     expected: Expected,
     looked: Sequence[str] = (),
@@ -45,16 +57,17 @@ def build(
     With `max_side`, the small edition: images of at most so many pixels a side.
     Configs that `out` holds from earlier builds stay. `metadata` is of the parts `looked`, by default those that `out`
     then holds; its grouped folds stay as they are in `out`, or in the file `folds_from`. Raises SourceError listing all
-    problems of the source, and BuildError where `out` cannot be used.
+    problems of the source, and BuildError where `out` or `workers` cannot be used.
     """
     try:
-        with only_builder_of(out, folders):
-            out = os.path.abspath(out)  # pyarrow takes relative names for addresses, and expands ~
+        with only_builder_of(out, folders) as lock:
+            out = absolute(out)  # pyarrow takes relative names for addresses, and expands ~
+            folders = check_workers(workers, folders, lock)
             given = None
             if folds_from:
                 from scripts.pipeline.quality import metadata
 
-                given = metadata.earlier_of(os.path.abspath(folds_from))  # now, and not after the pass
+                given = metadata.earlier_of(absolute(folds_from))  # now, and not after the pass
             manifest = read_manifest(out) or read_manifest(os.path.join(out, STAGING))  # there, if a kill came then
             if list(configs) == [METADATA] and manifest:  # which is the same in all editions
                 max_side = manifest.get("max_side")
@@ -64,11 +77,17 @@ def build(
             _build(plan, out, workers, checks, expected, given=given)
     except OSError as error:
         what = error.strerror or str(error)
-        kept = "what is built so far is kept; " if os.path.isdir(os.path.join(out, STAGING)) else ""
+        kept = "what is built so far is kept; " if _has_begun(out) else ""
         raise BuildError(f"{error.filename2 or error.filename or out}: {what}; {kept}fix that and run again") from error
 
 
-def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected, *, given: Any) -> None:
+def _has_begun(out):
+    with contextlib.suppress(OSError):
+        return exists(os.path.join(out, STAGING))
+    return False
+
+
+def _build(plan: Plan, out: str, workers: Workers, checks: bool, expected: Expected, *, given: Any) -> None:
     """`given`: `metadata.Earlier`, or None; its module loads OpenCV, so it is not named here."""
     remove_leftovers(out)
     staging = os.path.join(out, STAGING)
@@ -77,7 +96,7 @@ def _build(plan: Plan, out: str, workers: int, checks: bool, expected: Expected,
         moved, old = Journal(staging).moved(out), read_manifest(staging)  # moved there while files change places
     old = old or {"files": {}, "sources": {}, "configs": {}, "complete": True}
     _check_cut_off(plan, out, moved)
-    kept, staged, todo = _sort_out(plan, out, old["files"])
+    kept, staged, todo = _sort_out(plan, out, old["files"], workers)
     _check_disk(out, sum(_bytes_of(planned.shard, plan.max_side) for planned in todo.values()))
     with ThreadPoolExecutor(1) as disk:  # beside the work, as the disk takes nearly as long as that
         synced = []
@@ -129,12 +148,12 @@ def _metadata(plan, out, old_files, workers, given):
     path, staging = leaks.METADATA_FILE, os.path.join(out, STAGING)
     entries = [old_files[path]] if path in old_files else []
     # It may be in its place, and a kill have left the manifest as it was.
-    there = _whole(out, {path: [*entries, *Journal(staging).entries().get(path, [])]})
+    there = _whole(out, {path: [*entries, *Journal(staging).entries().get(path, [])]}, 1)
     before = os.path.join(out, path) if there else None
     up_to_date = before and there[path]["key"] == metadata.metadata_key(plan.looked)
     if up_to_date and (given is None or metadata.has_folds(before, given)):
         say("metadata is up to date")
-        say(leaks.report(leaks.read_rows(before)))
+        say(leaks.report(leaks.read_rows(opened(before))))
         return there, {}
     if path in old_files and not there and given is None:
         text = "its grouped folds cannot be kept (but see --folds-from)"
@@ -146,7 +165,7 @@ def _metadata(plan, out, old_files, workers, given):
         plan.problems.add(text, waivable=True)
     Journal(staging).add(path, found.entry)
     sync(place)
-    say(leaks.report(leaks.read_rows(place)))
+    say(leaks.report(leaks.read_rows(opened(place))))
     return {}, {path: found.entry}
 
 
@@ -186,24 +205,28 @@ def check_sources(plan: Plan, sources: dict, expected: Expected, problems: Probl
         expected.check_fingerprint(part.archive, sources[part.name], problems)
 
 
-def _sort_out(plan, out, old_files):
+def _sort_out(plan, out, old_files, workers):
     """Shards as (entries in place, entries staged by a run that was cut off, planned shards to build).
 
     What is in place is read: bytes that changed since they were built are built again.
     """
     staging = os.path.join(out, STAGING)
     there = {p: old_files[p] for p, planned in plan.shards.items() if old_files.get(p, {}).get("key") == planned.key}
-    kept = {path: there[path] for path in _whole(out, {path: [entry] for path, entry in there.items()})}
-    changed = [path for path in there if path not in kept and os.path.exists(os.path.join(out, path))]
+    kept = {path: there[path] for path in _whole(out, {path: [entry] for path, entry in there.items()}, workers)}
+    changed = sorted(sizes(out, there.keys() - kept))
     if changed:
         say(f"built again, as their bytes changed since they were built:\n{listed(changed)}")
     todo = {path: planned for path, planned in plan.shards.items() if path not in kept}
-    kept |= built_shards(staging, out, todo, plan.decoded)  # moved, but cut off before the manifest was written
-    staged = built_shards(staging, staging, {path: p for path, p in todo.items() if path not in kept}, plan.decoded)
-    return kept, staged, {path: p for path, p in todo.items() if path not in kept and path not in staged}
+    # Moved, but cut off before the manifest was written.
+    kept |= built_shards(staging, out, todo, plan.decoded, workers)
+    todo = {path: planned for path, planned in todo.items() if path not in kept}
+    staged = built_shards(staging, staging, todo, plan.decoded, workers)
+    return kept, staged, {path: planned for path, planned in todo.items() if path not in staged}
 
 
-def built_shards(staging: str, folder: str, todo: dict[str, PlannedShard], decoded: Collection[str]) -> dict[str, dict]:
+def built_shards(
+    staging: str, folder: str, todo: dict[str, PlannedShard], decoded: Collection[str], workers: Workers
+) -> dict[str, dict]:
     """{path: manifest entry} of the shards `todo` that lie whole in `folder`, by the journal of an earlier run.
 
     Those of the parts `decoded` only if their images were decoded then, too: a digest may have vouched for them, which
@@ -213,21 +236,29 @@ def built_shards(staging: str, folder: str, todo: dict[str, PlannedShard], decod
     for path, planned in todo.items():
         good = [entry for entry in entries.get(path, []) if entry.get("key") == planned.key]
         mine[path] = [entry for entry in good if entry.get("decoded") or planned.shard.part not in decoded]
-    whole = _whole(folder, mine)
+    whole = _whole(folder, mine, workers)
     return {path: {n: value for n, value in entry.items() if n != "decoded"} for path, entry in whole.items()}
 
 
-def _whole(folder, entries):
-    """{path: entry} of the files of `folder` that have the bytes of one of their `entries`, {path: entries}."""
-    places = {path: os.path.join(folder, path) for path, some in entries.items() if some}
-    places = {path: place for path, place in places.items() if os.path.isfile(place)}
-    total, whole = sum(map(os.path.getsize, places.values())), {}
-    with ThreadPoolExecutor(os.cpu_count()) as threads, Progress(total, "reading what is built") as bar:
-        for path, sha256 in zip(places, threads.map(file_sha256, places.values())):
+def _whole(folder, entries, workers):
+    """{path: entry} of the files of `folder` that have the bytes of one of their `entries`, {path: entries}.
+
+    Threads read them, or a cluster, where all would have to come to this machine.
+    """
+    there, whole = sizes(folder, [path for path, some in entries.items() if some]), {}
+    if not there:
+        return whole
+    threads = isinstance(workers, int)
+    with (
+        ThreadPoolExecutor(os.cpu_count()) if threads else worker_pool(workers) as pool,
+        Progress(sum(there.values()), "reading what is built") as bar,
+    ):
+        jobs = {pool.submit(file_sha256, os.path.join(folder, path)): path for path in there}
+        for path, sha256 in finished(pool, jobs):
             match = [entry for entry in entries[path] if entry["sha256"] == sha256]
             whole |= {path: match[0]} if match else {}
-            bar.update(os.path.getsize(places[path]))
-    return whole
+            bar.update(there[path])
+    return {path: whole[path] for path in there if path in whole}
 
 
 def _bytes_of(shard, max_side):
@@ -236,6 +267,8 @@ def _bytes_of(shard, max_side):
 
 
 def _check_disk(out, needed):
+    if is_address(out):
+        return
     above = os.path.abspath(out)
     while not os.path.isdir(above):
         above = os.path.dirname(above)
@@ -261,13 +294,13 @@ def build_shards(
     todo: dict[str, PlannedShard],
     into: str,
     old_sources: dict,
-    workers: int,
+    workers: Workers,
     *,
     made_one: Callable[[str], Any] = lambda path: None,
 ) -> "Built":
     """Builds the shards `todo` below the folder `into`, and takes the fingerprints that `old_sources` lacks.
 
-    Calls `made_one` with the place of each file. Runs in `workers` processes.
+    Calls `made_one` with the place of each file.
     """
     known = {part.name: {**part.archive.known(), "directory": plan.directories[part.name]} for part in plan.parts}
     sources = {name: old_sources[name] for name in known if known[name].items() <= old_sources.get(name, {}).items()}
@@ -277,7 +310,7 @@ def build_shards(
         return Built(sources, made, summaries, problems)
     total = sum(planned.shard.image_bytes for planned in todo.values())
     journal.open()
-    with worker_pool(min(workers, len(unknown) + len(todo))) as pool, Progress(total, "reading images") as bar:
+    with worker_pool(workers, len(unknown) + len(todo)) as pool, Progress(total, "reading images") as bar:
         jobs = {pool.submit(Part.fingerprint, part._replace(rows=[])): part.name for part in unknown}
         for path, planned in sorted(todo.items(), key=lambda item: -item[1].shard.image_bytes):  # large ones first
             decode = planned.shard.part in plan.decoded
@@ -302,30 +335,19 @@ def _put_in_place(out, staged, old, stale):
         return
     staging = os.path.join(out, STAGING)
     journal = Journal(staging)
-    for path in staged:
-        check_ours(out, path, old, journal)
+    check_ours(out, staged, old, journal)
     journal.open()  # marks the folder as ours while the manifest is away
-    if os.path.exists(os.path.join(out, FILE)):
+    if exists(os.path.join(out, FILE)):
         move([FILE], out, staging)
     move(staged, staging, out)
-    for path in stale:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(os.path.join(out, path))
+    remove(out, stale)
 
 
 def _finish(out, manifest, summaries):
     """Writes the card where it differs, and the manifest last."""
     staging = os.path.join(out, STAGING)
     manifest = write_card(out, manifest, journal=Journal(staging), summaries=summaries)
-    text = manifest_text(manifest)
-    if _read(os.path.join(out, FILE)) != text:
-        write_file(Path(out, FILE), text.encode())
-    shutil.rmtree(staging, ignore_errors=True)
-
-
-def _read(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
+    data = manifest_text(manifest).encode()
+    if read(os.path.join(out, FILE)) != data:
+        write_file(os.path.join(out, FILE), data)
+    remove_all(staging)

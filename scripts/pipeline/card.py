@@ -14,7 +14,7 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,7 +27,7 @@ from hyper_kvasir import CITATION, HOMEPAGE, PARTS, TAXONOMY, Expected, HyperKva
 from scripts.pipeline import croissant, leaks, small, stats
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS
 from scripts.pipeline.console import say
-from scripts.pipeline.files import file_sha256, write_file
+from scripts.pipeline.files import opened, read, remove, sizes, write_file
 from scripts.pipeline.manifest import matching, part_of_path
 from scripts.pipeline.output import Journal, check_ours
 from scripts.pipeline.parquet import features_metadata, find_rows
@@ -154,7 +154,7 @@ def write_card(
     stored file is missing or damaged.
     """
     before = manifest.get("card", {}).get("files", {})
-    spoiled = [path for path, entry in before.items() if _sha256(Path(folder, path)) not in (entry["sha256"], None)]
+    spoiled = [path for path, entry in before.items() if _sha256(folder, path) not in (entry["sha256"], None)]
     manifest, changed = update_card(folder, manifest, repo_id, journal, summaries=summaries)
     for path in changed:
         if EDITED in path:
@@ -180,16 +180,15 @@ def update_card(
     if not stale(folder, manifest, repo_id):
         return manifest, []
     old = manifest.get("card", {}).get("files", {})
-    as_written = _sha256(Path(folder, stats.FILE)) == old.get(stats.FILE, {}).get("sha256")
+    as_written = _sha256(folder, stats.FILE) == old.get(stats.FILE, {}).get("sha256")
     known = (stats.read_stats(folder) if as_written else {}) | dict(summaries)
     summaries = stats.collect(folder, manifest, known)
-    pairs = stored_pairs(manifest, partial(os.path.join, folder))
+    pairs = stored_pairs(manifest, lambda path: opened(os.path.join(folder, path)))
     manifest, files = make_card(manifest, summaries, folder_examples(folder, summaries), repo_id, pairs=pairs)
-    removed = [path for path in sorted(set(old) - set(files)) if Path(folder, path).exists()]
-    written = [path for path, data in files.items() if _content(Path(folder, path)) != data]
+    removed = sorted(sizes(folder, set(old) - set(files)))
+    written = [path for path, data in files.items() if _content(folder, path) != data]
     noted = journal.entries() if journal else {}
-    for path in written:
-        check_ours(folder, path, old if journal else files, journal)
+    check_ours(folder, written, old if journal else files, journal)
     kept = []
     for path in [*written, *removed]:
         ours = {entry["sha256"] for entry in [*noted.get(path, []), *([old[path]] if path in old else [])]}
@@ -197,20 +196,18 @@ def update_card(
             kept += _keep_edited(folder, path, ours)
     for path in written if journal else ():
         journal.add(path, {"sha256": hashlib.sha256(files[path]).hexdigest()})
-    for path in removed:
-        Path(folder, path).unlink(missing_ok=True)
+    remove(folder, removed)
     for path in written:
-        write_file(Path(folder, path), files[path])
+        write_file(os.path.join(folder, path), files[path])
     return manifest, sorted([*written, *removed, *kept])
 
 
 def _keep_edited(folder, path, ours):
-    """Moves a file that is not as this project wrote it aside: an edit by hand may be all that there is of it."""
-    place = Path(folder, path)
-    if not place.is_file() or file_sha256(place) in ours:
+    """Keeps a file that is not as this project wrote it aside: an edit by hand may be all that there is of it."""
+    if _sha256(folder, path) in (None, *ours):
         return []
-    aside = next(name for i in range(1, 1000) if not Path(folder, name := f"{path}{EDITED}{i}").exists())
-    os.replace(place, Path(folder, aside))
+    aside = next(name for i in range(1, 1000) if _content(folder, name := f"{path}{EDITED}{i}") is None)
+    write_file(os.path.join(folder, aside), _content(folder, path))
     return [aside]
 
 
@@ -235,21 +232,21 @@ def stale(folder: str, manifest: dict, repo_id: str | None = None) -> list[str]:
         made = "made from other data or texts, or by another version"
         problems.append(f"README.md: {made}; run python -m scripts.card on the folder")
     for path, entry in manifest["card"]["files"].items():
-        place = Path(folder, path)
-        if not place.is_file():
+        found = _sha256(folder, path)
+        if found is None:
             problems.append(f"{path}: not in the folder; run python -m scripts.card on it")
-        elif hashlib.sha256(place.read_bytes()).hexdigest() != entry["sha256"]:
+        elif found != entry["sha256"]:
             edit = "" if path.endswith(NO_TEXTS) else " (to keep an edit, make it in dataset_card/)"
             problems.append(f"{path}: changed since it was made; run python -m scripts.card on the folder{edit}")
     return problems
 
 
 def folder_examples(folder: str, summaries: dict) -> Examples:
-    """Rows out of the Parquet files in a local folder."""
+    """Rows out of the Parquet files in a folder."""
 
     def examples(part, image_ids):
         paths = stats.paths_of(summaries, part, image_ids)
-        return find_rows([os.path.join(folder, path) for path in paths], image_ids)
+        return find_rows([opened(os.path.join(folder, path)) for path in paths], image_ids)
 
     return examples
 
@@ -260,12 +257,15 @@ def stored_pairs(manifest: dict, opened: Callable) -> list[dict]:
     return leaks.all_pairs(row for path in paths for row in leaks.read_rows(opened(path)))
 
 
-def _content(path):
-    return path.read_bytes() if path.is_file() else None
+def _content(folder, path):
+    """The bytes of a file of a folder, None where there is none."""
+    place = os.path.join(folder, path)
+    return None if os.path.isdir(place) else read(place)
 
 
-def _sha256(path):
-    return file_sha256(path) if path.is_file() else None
+def _sha256(folder, path):
+    data = _content(folder, path)
+    return None if data is None else hashlib.sha256(data).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------------- texts

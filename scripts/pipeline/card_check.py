@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from hyper_kvasir import TAXONOMY
+from scripts.pipeline.files import opened
 from scripts.pipeline.manifest import matching, part_of_path
 
 
@@ -103,7 +104,7 @@ def check_card(text: str, manifest: dict, folder: str | None = None) -> list[str
 def _footer(path):
     """A file's footer. Raises OSError, naming the file, if there is none."""
     try:
-        return pq.read_metadata(path)
+        return pq.read_metadata(opened(path))
     except (pa.ArrowException, OSError) as error:
         raise OSError(f"{path}: missing, or not a whole Parquet file; run python -m scripts.build again") from error
 
@@ -111,7 +112,8 @@ def _footer(path):
 def _count_labels(folder, paths):
     counts = Counter({(finding.name,): 0 for finding in TAXONOMY})
     for path in paths:
-        values = pc.value_counts(pq.read_table(os.path.join(folder, path), columns=["label"])["label"]).to_pylist()
+        labels = pq.read_table(opened(os.path.join(folder, path)), columns=["label"])["label"]
+        values = pc.value_counts(labels).to_pylist()
         counts.update({(TAXONOMY[value["values"]].name,): value["counts"] for value in values})
     return counts
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from scripts.pipeline.files import exists
+
 LEAST_SIDE, MOST_SIDE = 32, 65_535  # of images, in pixels: of less, masks and boxes are nothing; JPEG has no more
 
 
@@ -77,10 +79,14 @@ def add_building(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="DIR",
-        help="a folder with archives, or a zip; repeatable: the first that has a part is used",
+        help="a folder or address with archives, or a zip; repeatable: the first that has a part is used",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write: new, or one built before")
-    add_workers(parser)
+    about = "the folder or address to write: new, or one built before"
+    parser.add_argument("--out", required=True, metavar="DIR", help=about)
+    pool = parser.add_mutually_exclusive_group()
+    add_workers(pool)
+    about = "work on this cluster: the address of a dask scheduler, as tcp://10.0.0.1:8786"
+    pool.add_argument("--cluster", metavar="ADDRESS", dest="workers", default=argparse.SUPPRESS, help=about)
     add_expect(parser)
 
 
@@ -94,7 +100,7 @@ def add_expect(parser: argparse.ArgumentParser) -> None:
 def check_sources_exist(parser: argparse.ArgumentParser, sources: list[str]) -> None:
     """Ends the program for a source that is not there."""
     for source in sources:
-        if not os.path.exists(source):
+        if not exists(source):
             parser.error(f"--source {source}: no such folder")
 
 

@@ -1,4 +1,9 @@
-"""Writes files so that they are whole, or not there, even after a power failure."""
+"""Writes files so that they are whole, or not there, even after a power failure; reads, lists, moves and removes them.
+
+A place is a path, or an address that fsspec knows, as "s3://bucket/folder"; os.path.join joins both. An object at an
+address is written by one call, so that it appears whole, or not at all. It cannot be appended to, and moving it is
+copying it there, and removing it here. What goes wrong at an address is an OSError that names it.
+"""
 
 import contextlib
 import errno
@@ -6,27 +11,109 @@ import fcntl
 import hashlib
 import mmap
 import os
+import posixpath
+import shutil
 import threading
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Collection, Iterator
 from pathlib import Path
+
+import fsspec
 
 BLOCK = 4096  # bytes: the unit of a disk, of which direct writes are multiples
 AT_ONCE = 8 << 20  # bytes of one such write
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a file beside its place and moves it there, so that a kill leaves no half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.incomplete")
+def is_address(place: str | Path) -> bool:
+    """Whether a place is at an address, and not on a disk of this machine."""
+    return "://" in str(place)
+
+
+def absolute(place: str) -> str:
+    """A place that means the same wherever it is said."""
+    return place.rstrip("/") if is_address(place) else os.path.abspath(place)
+
+
+def check_address(place: str) -> None:
+    """Raises ValueError, saying what to install, for an address of a kind that cannot be used here."""
     try:
-        with open(beside, "wb") as file:
+        fsspec.get_filesystem_class(place.split("://")[0])
+    except (ImportError, ValueError) as error:
+        advice = "" if isinstance(error, ValueError) else "; scripts/cluster-requirements.txt has what s3:// needs"
+        raise ValueError(f"{place}: {error}{advice}") from error
+
+
+@contextlib.contextmanager
+def _at(place):
+    """(file system, the place as it takes that) of an address. What goes wrong inside is an OSError that names it."""
+    try:
+        yield fsspec.core.url_to_fs(place, use_listings_cache=False)  # others write there, too
+    except Exception as error:  # each system has errors of its own, but for these, and some fill in nothing of them
+        if isinstance(error, OSError) and error.filename:
+            raise
+        number = next((number for kind, number in _KINDS.items() if isinstance(error, kind)), errno.EIO)
+        text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise OSError(number, text, place) from error
+
+
+_KINDS = {FileNotFoundError: errno.ENOENT, FileExistsError: errno.EEXIST, PermissionError: errno.EACCES}
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+
+def beside(path: str) -> str:
+    """A name beside a file, for as long as it is not whole; no other machine that writes there has it."""
+    return f"{path}.{uuid.uuid4().hex}.incomplete"
+
+
+def write_file(place: str | Path, data: bytes) -> None:
+    """Writes a file beside its place and moves it there, so that a kill leaves no half of it."""
+    if is_address(place):
+        with _at(place) as (system, inside):
+            return system.pipe_file(inside, data)
+    path = Path(place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    other = Path(beside(str(path)))
+    try:
+        with open(other, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(other, path)
         sync(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        other.unlink(missing_ok=True)
+
+
+def create(address: str, data: bytes) -> bool:
+    """Writes an object that is not there; False if it is. Of two that try, one succeeds, where the system can tell."""
+    with contextlib.suppress(FileExistsError), _at(address) as (system, inside):
+        system.pipe_file(inside, data, mode="create")
+        return True
+    return False
+
+
+def append(place: str, line: str) -> None:
+    """Adds a line to a file, made if it is not there; at an address an object below that, as none can grow."""
+    if is_address(place):
+        return write_file(f"{place}/{time.time_ns()}", line.encode())
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    with open(place, "a", encoding="utf-8") as file:
+        file.write(f"\n{line}")  # on a line of its own, whatever a kill left before it
+
+
+def lines(place: str) -> list[str]:
+    """What was appended, in that order; none where there is no such file. A kill may have spoiled some of it."""
+    if is_address(place):
+        objects = sorted(below(place))
+        with _at(place) as (system, inside):
+            found = system.cat([f"{inside}/{name}" for name in objects]) if objects else {}
+        data = b"\n".join(line for _, line in sorted(found.items()))
+    else:
+        data = read(place) or b""
+    return data.decode("utf-8", "replace").splitlines()
 
 
 _memory = threading.local()
@@ -83,6 +170,8 @@ def _write_some(descriptor, some):
 
 def sync(path: str | Path) -> None:
     """Puts a file's bytes on the disk, or the names in a folder: else a power failure may take them back."""
+    if is_address(path):
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -90,7 +179,109 @@ def sync(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def file_sha256(path: str | Path) -> str:
+def move(paths: Collection[str], source: str, target: str) -> None:
+    """Moves files from one folder to another, for good: their names are on the disk when it returns."""
+    if is_address(target):
+        with _at(source) as (_, before), _at(target) as (system, after):
+            system.copy([f"{before}/{path}" for path in paths], [f"{after}/{path}" for path in paths])
+        return remove(source, paths)
+    folders = set()
+    for path in paths:
+        place = os.path.join(target, path)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.replace(os.path.join(source, path), place)
+        folders.add(os.path.dirname(place))
+    for folder in folders:
+        sync(folder)
+
+
+def remove(folder: str, paths: Collection[str]) -> None:
+    """Removes files of a folder, if they are there."""
+    if is_address(folder):
+        with contextlib.suppress(FileNotFoundError), _at(folder) as (system, inside):
+            if paths:
+                system.rm([f"{inside}/{path}" for path in paths])
+        return
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, path))
+
+
+def remove_all(folder: str) -> None:
+    """Removes a folder with all that is in it, if it is there."""
+    if is_address(folder):
+        remove(folder, below(folder, hidden=True))
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+def exists(place: str) -> bool:
+    """Whether there is a file or folder."""
+    if not is_address(place):
+        return os.path.exists(place)
+    with _at(place) as (system, inside):
+        return system.exists(inside)
+
+
+def names(folder: str) -> list[str]:
+    """The names in a folder; none where there is no such folder."""
+    if not is_address(folder):
+        return os.listdir(folder) if os.path.isdir(folder) else []
+    with contextlib.suppress(FileNotFoundError), _at(folder) as (system, inside):
+        return [posixpath.basename(name.rstrip("/")) for name in system.ls(inside, detail=False)]
+    return []
+
+
+def below(folder: str, *, hidden: bool = False) -> dict[str, int]:
+    """{path: bytes} of the files of a folder and of those in it; of hidden ones, too, if asked."""
+    found = {}
+    if is_address(folder):
+        with _at(folder) as (system, inside):
+            entries = system.find(inside, detail=True)
+        found = {posixpath.relpath(path, inside): entry["size"] for path, entry in entries.items()}
+        return {path: size for path, size in found.items() if hidden or "/." not in f"/{path}"}
+    for above, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if hidden or not name.startswith(".")]
+        for place in (os.path.join(above, file) for file in files):
+            found[os.path.relpath(place, folder).replace(os.sep, "/")] = os.lstat(place).st_size
+    return found
+
+
+def sizes(folder: str, paths: Collection[str]) -> dict[str, int]:
+    """{path: bytes} of those files of a folder that are there."""
+    if is_address(folder):
+        found = below(folder, hidden=True) if paths else {}  # by a request for a thousand, and not one for each
+        return {path: found[path] for path in paths if path in found}
+    places = {path: os.path.join(folder, path) for path in paths}
+    return {path: os.path.getsize(place) for path, place in places.items() if os.path.isfile(place)}
+
+
+def read(place: str, most: int = -1) -> bytes | None:
+    """The bytes of a file, None where there is none; of one on a disk at most so many."""
+    with contextlib.suppress(FileNotFoundError):
+        if is_address(place):
+            with _at(place) as (system, inside):
+                return system.cat_file(inside)
+        with open(place, "rb") as file:
+            return file.read(most)
+    return None
+
+
+def opened(place: str):
+    """What pyarrow reads a file from: its path, or the open object, of which some rows or columns may be enough."""
+    if not is_address(place):
+        return place
+    with _at(place) as (system, inside):
+        return system.open(inside, "rb", cache_type="none")  # what is read together is asked for together
+
+
+def file_sha256(place: str | Path) -> str:
     """The sha256 of a file, in hex."""
-    with open(path, "rb") as file:
+    if is_address(place):
+        with _at(place) as (system, inside):
+            return hashlib.sha256(system.cat_file(inside)).hexdigest()
+    with open(place, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -28,6 +28,7 @@ from jsonschema.exceptions import best_match
 
 from hyper_kvasir import PARTS
 from scripts.pipeline.configs import METADATA, VIEWS
+from scripts.pipeline.files import is_address, read
 
 FILE = "manifest.json"
 BUILDER = "hyper-kvasir"
@@ -131,15 +132,14 @@ def part_of_path(path: str) -> str:
 def read_manifest(folder: str) -> dict | None:
     """The manifest in `folder`, None without one. Raises ValueError for a manifest.json of something else."""
     path = os.path.join(folder, FILE)
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return parse_manifest(file.read(MOST_BYTES + 1), path)
-    except FileNotFoundError:
-        return None
+    data = read(path, MOST_BYTES + 1)
+    return None if data is None else parse_manifest(data.decode("utf-8", "replace"), path)
 
 
-def built_manifest(folder: str) -> dict:
-    """The manifest of a built folder. Raises ValueError for any other folder."""
+def built_manifest(folder: str, *, at_address: bool = False) -> dict:
+    """The manifest of a built folder. Raises ValueError for any other, and for an address unless that can be used."""
+    if is_address(folder) and not at_address:
+        raise ValueError(f"{folder}: is an address; copy the folder to this machine, and give that")
     manifest = read_manifest(folder)
     if manifest is None:
         there = f"no {FILE} here, so this is not a finished build" if os.path.isdir(folder) else "no such folder"

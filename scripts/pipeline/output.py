@@ -6,12 +6,26 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+import socket
+import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from scripts.pipeline.files import file_sha256, sync
+from scripts.pipeline.files import (
+    append,
+    check_address,
+    create,
+    exists,
+    file_sha256,
+    is_address,
+    lines,
+    names,
+    read,
+    remove,
+    sizes,
+)
 from scripts.pipeline.manifest import FILE, is_own_file, read_manifest
 
 STAGING = ".building"
@@ -35,41 +49,31 @@ class Journal:
 
     def open(self) -> None:
         """Makes the folder and the journal, if they are not there."""
-        os.makedirs(self.staging, exist_ok=True)
-        with open(self.file, "a", encoding="utf-8"):
-            pass
+        append(self.file, "")
 
     def add(self, path: str, entry: dict) -> None:
         """Notes a file that is written, or is about to be."""
-        os.makedirs(self.staging, exist_ok=True)
-        with open(self.file, "a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps([path, entry]))  # on a line of its own, whatever a kill left before it
+        append(self.file, json.dumps([path, entry]))
 
     def entries(self) -> dict[str, list[dict]]:
         """{path: entries, the last one last}; lines that a kill or a power failure spoiled are passed over."""
         found: dict[str, list[dict]] = {}
-        if os.path.exists(self.file):
-            with open(self.file, encoding="utf-8", errors="replace") as file:
-                for line in file:
-                    with contextlib.suppress(ValueError, TypeError, KeyError):
-                        path, entry = json.loads(line)
-                        if isinstance(entry["sha256"], str):
-                            found.setdefault(path, []).append(entry)
+        for line in lines(self.file):
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                path, entry = json.loads(line)
+                if isinstance(entry["sha256"], str):
+                    found.setdefault(path, []).append(entry)
         return found
 
     def moved(self, out: str) -> set[str]:
         """The data files that a build which was cut off has moved to their places in `out`."""
-        data = {path: entries for path, entries in self.entries().items() if path.startswith("data/")}
-        return {path for path, entries in data.items() if _has_bytes(os.path.join(out, path), entries)}
+        return self.wrote(out, [path for path in self.entries() if path.startswith("data/")])
 
-    def wrote(self, path: str, place: str) -> bool:
-        """Whether the file at `place` has the bytes that were noted for `path`."""
-        return _has_bytes(place, self.entries().get(path, []))
-
-
-def _has_bytes(place, entries):
-    """Whether there is a file that has the bytes of one of its entries."""
-    return os.path.isfile(place) and file_sha256(place) in {entry["sha256"] for entry in entries}
+    def wrote(self, out: str, paths: Collection[str]) -> set[str]:
+        """Those of the files `paths` in `out` that have the bytes that were noted for them."""
+        noted = {path: {entry["sha256"] for entry in entries} for path, entries in self.entries().items()}
+        there = sizes(out, [path for path in paths if path in noted])
+        return {path for path in there if file_sha256(os.path.join(out, path)) in noted[path]}
 
 
 def check_name(path: str) -> None:
@@ -89,48 +93,89 @@ def check_output(out: str) -> None:
     check_name(out)
     whole = os.path.abspath(out)
     check_name(whole)
-    if glob.has_magic(whole) or "::" in whole:
-        raise BuildError(f"{whole}: datasets takes []*? and :: in a path for a pattern; choose another name")
+    _check_no_pattern(whole)
     if os.path.lexists(out) and not os.path.isdir(out):
         what = "is a file" if os.path.exists(out) else "is a link to nothing"
         raise BuildError(f"{out}: {what}; give a folder for the output")
 
 
+def _check_no_pattern(whole):
+    if glob.has_magic(whole) or "::" in whole:
+        raise BuildError(f"{whole}: datasets takes []*? and :: in a path for a pattern; choose another name")
+
+
+def _check_output_address(out):
+    """Refuses an address that cannot be meant, or cannot be used here. Raises BuildError."""
+    kind, _, rest = out.partition("://")
+    if kind in OTHER_WAYS:
+        raise BuildError(f"{out}: cannot be built into; {OTHER_WAYS[kind]}")
+    if not out.isprintable() or not all(rest.rstrip("/").split("/")):
+        raise BuildError(f"{out!a}: not the address of a folder; expected e.g. s3://bucket/folder")
+    _check_no_pattern(out)
+    try:
+        check_address(out)
+    except ValueError as error:
+        raise BuildError(str(error)) from error
+
+
+OTHER_WAYS = {  # for addresses that fsspec knows
+    "file": "give the path alone",
+    "local": "give the path alone",
+    "memory": "no other process sees it",
+    "hf": "build into a folder, and give that to scripts.publish",
+}
+
+
 def check_beside(out: str, sources: Sequence[str]) -> None:
     """Refuses a folder that lies around or inside a source, which would then be something else. Raises BuildError."""
-    place = os.path.realpath(out)
+    place = _whole(out)
     for source in sources:
-        around = os.path.realpath(source)
-        if os.path.commonpath([place, around]) == place:
+        around = _whole(source)
+        if around.startswith(place):
             raise BuildError(f"{out}: the source {source} lies in it; choose a folder beside the source")
-        if os.path.commonpath([place, around]) == around:
+        if place.startswith(around):
             raise BuildError(f"{out}: lies in the source {source}; choose a folder beside it")
+
+
+def _whole(place):
+    """A place as all that lies in it begins."""
+    return (place if is_address(place) else os.path.realpath(place)).rstrip("/") + "/"
 
 
 @contextlib.contextmanager
 def only_builder_of(out: str, sources: Sequence[str] = ()):
-    """Keeps an output folder to the code inside. Raises BuildError for one that is not ours, or is being written to."""
-    check_output(out)
+    """Keeps an output folder to the code inside. Raises BuildError for one that is not ours, or is being written to.
+
+    Gives the place of the lock, if there is one: whoever can write to the output sees it.
+    """
+    _check_output_address(out) if is_address(out) else check_output(out)
     check_beside(out, sources)
     try:
         manifest = read_manifest(out)
     except ValueError as error:
         raise BuildError(f"{error}; choose another output folder") from error
     staging = os.path.join(out, STAGING)
-    begun = os.path.exists(Journal(staging).file)  # by a build that was cut off
-    if not begun and os.path.isdir(staging) and os.listdir(staging):
+    begun = exists(Journal(staging).file)  # by a build that was cut off
+    if not begun and names(staging):
         raise BuildError(f"{staging}: is not of this project; move it away, or choose another output folder")
-    names = os.listdir(out) if os.path.isdir(out) and manifest is None and not begun else []
-    names = [name for name in names if name != LOOKED and not name.endswith(LOCK)]
-    if names:
+    others = names(out) if manifest is None and not begun else []
+    others = [name for name in others if name != LOOKED and not name.endswith(LOCK)]
+    if others:
         raise BuildError(
-            f"{out}: holds {names[0]!r} and no {FILE}: it belongs to something else; choose a new or empty folder"
+            f"{out}: holds {others[0]!r} and no {FILE}: it belongs to something else; choose a new or empty folder"
         )
+    with _lock_object(out) if is_address(out) else _lock(out, manifest) as place:
+        yield place
+
+
+@contextlib.contextmanager
+def _lock(out, manifest):
+    """Locks a folder by a file, which ends with the process that holds it."""
     place = _lock_file(out)
     if place is None:
         if manifest is None:
             raise BuildError(f"{out}: cannot be written to; choose another output folder")
-        yield  # to find out that there is nothing to do, or that it cannot be written
+        yield None  # to find out that there is nothing to do, or that it cannot be written
         return
     lock = FileLock(place)
     try:
@@ -142,7 +187,7 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
             f"{place}: cannot be locked ({error.strerror}); if no other build runs, remove that file"
         ) from error
     try:
-        yield
+        yield place
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(lock.lock_file)  # whoever waits for it sees that it is another one, and locks anew
@@ -164,37 +209,77 @@ def _lock_file(out):
     return os.path.join(above, f".{name}{LOCK}") if os.access(above, os.W_OK) else None
 
 
+@contextlib.contextmanager
+def _lock_object(out):
+    """Locks an address by an object in it, which says who holds it: nothing removes it when that is killed."""
+    place = os.path.join(out, LOCK)
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+    data = json.dumps(mine).encode()
+    try:
+        holder = None if create(place, data) else _holder(place)
+        if holder and _is_dead(holder):
+            remove(out, [LOCK])
+            holder = None if create(place, data) else _holder(place)
+    except OSError as error:
+        raise BuildError(f"{out}: cannot be written to ({error.strerror}); choose another address") from error
+    if holder and holder != mine:  # mine: the answer was lost, and the request sent again
+        by = f"since {holder.get('since')} by process {holder.get('pid')} on {holder.get('host')}"
+        raise BuildError(
+            f"{out}: another build is writing to it, {by}; wait for it, or if none runs any more, remove {place}"
+        )
+    try:
+        yield place
+    finally:
+        with contextlib.suppress(OSError):  # what the code inside raised says more
+            if _holder(place) == mine:
+                remove(out, [LOCK])
+
+
+def _holder(place):
+    """Who holds the lock at an address."""
+    try:
+        return dict(json.loads(read(place) or b"{}"))
+    except (ValueError, TypeError):
+        return {"host": "a host that it does not name"}
+
+
+def _is_dead(holder):
+    """Whether the process that holds a lock was on this machine, and is there no more."""
+    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+        return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
 def _nearest_folder(path):
     return path if os.path.lexists(path) else _nearest_folder(os.path.dirname(path))
 
 
 def remove_leftovers(out: str) -> None:
     """Removes files of ours that a kill left before they got their names. The folder must be locked."""
+    if is_address(out):  # where none appears before it is whole
+        return
     for path in Path(out).rglob("*.incomplete"):
-        name = re.fullmatch(r"(.*)\.\d+\.incomplete", path.relative_to(out).as_posix())
+        name = re.fullmatch(r"(.*)\.[0-9a-f]+\.incomplete", path.relative_to(out).as_posix())
         if name and is_own_file(name[1]):
             path.unlink()
 
 
-def check_ours(out: str, path: str, known: dict, journal: Journal | None) -> None:
-    """Refuses to replace what is in the way of a file: a folder, or a file that was not written here.
+def check_ours(out: str, paths: Collection[str], known: Collection[str], journal: Journal | None) -> None:
+    """Refuses to replace what is in the way of files: a folder, or a file that was not written here.
 
     `known` has the paths that were ours to write before. Raises BuildError.
     """
-    place = os.path.join(out, path)
-    if not os.path.lexists(place):
-        return
-    if not os.path.isfile(place) or not (path in known or (journal and journal.wrote(path, place))):
-        raise BuildError(f"{place}: is in the way, and not of this project; move it away, and run again")
-
-
-def move(paths: list[str], source: str, target: str) -> None:
-    """Moves files from one folder to another, for good: their names are on the disk when it returns."""
-    folders = set()
-    for path in paths:
-        place = os.path.join(target, path)
-        os.makedirs(os.path.dirname(place), exist_ok=True)
-        os.replace(os.path.join(source, path), place)
-        folders.add(os.path.dirname(place))
-    for folder in folders:
-        sync(folder)
+    files = sizes(out, paths)
+    there = files if is_address(out) else [path for path in paths if os.path.lexists(os.path.join(out, path))]
+    unknown = [path for path in there if path not in known or path not in files]
+    ours = journal.wrote(out, unknown) if journal and unknown else ()
+    for path in unknown:
+        if path not in ours:
+            place = os.path.join(out, path)
+            raise BuildError(f"{place}: is in the way, and not of this project; move it away, and run again")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from hyper_kvasir import Problems, Shard, read_examples
 from scripts.pipeline import small, stats
 from scripts.pipeline.configs import METADATA, ORIGINAL_SIZE, features_of
-from scripts.pipeline.files import memory_for, write_direct
+from scripts.pipeline.files import beside, is_address, memory_for, write_direct, write_file
 
 KEY = b"hyper_kvasir.key"
 ROWS = b"hyper_kvasir.rows"  # a digest of each row's inputs, by which two versions of a file are compared
@@ -71,7 +71,7 @@ class Written(NamedTuple):
 def write_shard(
     shard: Shard, key: str, row_digests: str, path: str, *, decode: bool = False, max_side: int | None = None
 ) -> Written:
-    """Writes a shard to `path`, by way of a file beside it, unless its images cannot be used.
+    """Writes a shard to `path`, whole or not at all, unless its images cannot be used.
 
     `decode`: as in `read_examples`. With `max_side`, in pixels, it is one of the small edition.
     """
@@ -93,24 +93,31 @@ def read_rows(
 
 
 def write_file_of(table: pa.Table, part: str, path: str, *, key: str, row_digests: str) -> dict:
-    """Writes all rows of a file of a part to `path`, by way of a file beside it, and returns its manifest entry."""
+    """Writes all rows of a file of a part to `path`, whole or not at all, and returns its manifest entry."""
     features = features_metadata(part, ORIGINAL_SIZE[0] in table.column_names)
     noted = {name: value for name, value in (table.schema.metadata or {}).items() if name == small.LOSS}
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}}), **noted})
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    beside = f"{path}.{os.getpid()}.incomplete"
     with memory_for(_most_bytes(table)) as memory:
         sink = pa.FixedSizeBufferWriter(pa.py_buffer(memory))  # no Python in its way: pages are only copied
         write_table(table, part, {KEY: key, ROWS: row_digests}, sink)
         size = sink.tell()
         data = pa.py_buffer(memory).slice(0, size)
-        try:
-            write_direct(beside, memory, size)
-            os.replace(beside, path)
-        finally:
-            if os.path.exists(beside):
-                os.remove(beside)
+        if is_address(path):
+            write_file(path, data.to_pybytes())
+        else:
+            _write_to_disk(path, memory, size)
         return _entry(data)
+
+
+def _write_to_disk(path, memory, size):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    other = beside(path)
+    try:
+        write_direct(other, memory, size)
+        os.replace(other, path)
+    finally:
+        if os.path.exists(other):
+            os.remove(other)
 
 
 def _most_bytes(table):

@@ -1,4 +1,4 @@
-"""Worker processes that start quickly and end with their parent."""
+"""Who does the work: processes that start quickly and end with their parent, a thread, or a cluster."""
 
 import gc
 import multiprocessing
@@ -8,15 +8,33 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from scripts.pipeline.console import say
+from scripts.pipeline.files import absolute
 from scripts.pipeline.output import BuildError
 
+Workers = int | str  # processes of this machine, or the address of a cluster's scheduler
 
-def worker_pool(workers: int) -> Executor:
-    """A pool of `workers` processes. A single worker is a thread of this one, which needs no process."""
+# What to tell of errors that are no job's own, by name: those of distributed are not loaded without a cluster.
+LOST = {
+    "BrokenProcessPool": "a worker was killed (out of memory?); run again, with fewer --workers",
+    "KilledWorker": "workers of the cluster died of one job, one after the other (out of memory? see their logs, and "
+    "--memory-limit of dask worker); what is done is kept: run the same command again",
+    "CancelledError": "the scheduler of the cluster was lost; what is done is kept: start one, and run this again",
+}
+
+
+def worker_pool(workers: Workers, jobs: int | None = None) -> Executor:
+    """A pool of `workers`: a cluster, or processes, no more than there are `jobs`.
+
+    A single worker is a thread of this process, which needs no other. Raises BuildError where no cluster answers.
+    """
+    if isinstance(workers, str):
+        from scripts.pipeline.cluster import ClusterPool  # loads distributed
+
+        return ClusterPool(workers)
+    workers = min(workers, jobs or workers)
     if workers == 1:
         return ThreadPoolExecutor(1)
     # Forked, the workers need not import datasets again, which takes longer than some builds.
@@ -28,7 +46,7 @@ def worker_pool(workers: int) -> Executor:
 def finished(pool: Executor, jobs: Mapping[Future, Any]) -> Iterator[tuple[Any, Any]]:
     """(name, result) of the jobs {job: name} of a pool, as they are done; the first that fails cancels the others.
 
-    Raises what that job raised, or BuildError where a worker was killed.
+    Raises what that job raised, or BuildError where a worker was killed, or the cluster lost.
     """
     try:
         for job in as_completed(jobs):
@@ -36,10 +54,26 @@ def finished(pool: Executor, jobs: Mapping[Future, Any]) -> Iterator[tuple[Any, 
     except KeyboardInterrupt:
         say("stopping; the files in hand are finished first (Ctrl-C again: at once)")
         raise
-    except BrokenProcessPool as error:
-        raise BuildError("a worker was killed (out of memory?); run again, with fewer --workers") from error
+    except Exception as error:
+        text = LOST.get(type(error).__name__)
+        if text is None:
+            raise
+        raise BuildError(text) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def check_workers(workers: Workers, folders: list[str], lock: str | None) -> list[str]:
+    """The source folders as all workers know them. Raises BuildError, naming those that cannot do the work.
+
+    A cluster's workers must have what gives the same bytes, and see the sources, and the `lock` of the output.
+    """
+    if isinstance(workers, int):
+        return folders
+    folders = [absolute(folder) for folder in folders]
+    with worker_pool(workers) as pool:
+        pool.check([*folders, *([lock] if lock else [])])
+    return folders
 
 
 def _end_with_parent(parent):

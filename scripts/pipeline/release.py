@@ -204,7 +204,7 @@ class SourceMaker:
         """
         plan, expected, workers = self.plan, self.options.expected, self.options.workers
         known = (published.manifest["sources"] if published.manifest else {}) | self.fingerprints
-        made = built_shards(self.staging, self.staging, todo, plan.decoded)
+        made = built_shards(self.staging, self.staging, todo, plan.decoded, workers)
         missing = {path: shard for path, shard in todo.items() if path not in made}
         new = build_shards(plan, missing, self.staging, known, workers)
         problems = Problems()

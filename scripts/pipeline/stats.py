@@ -23,6 +23,8 @@ from PIL import Image
 from hyper_kvasir import PARTS, TAXONOMY
 from scripts.pipeline import leaks
 from scripts.pipeline.configs import METADATA
+from scripts.pipeline.files import opened as opened_here
+from scripts.pipeline.files import read
 from scripts.pipeline.manifest import part_of_path
 from scripts.pipeline.small import LOSS
 
@@ -460,7 +462,7 @@ def collect(folder: str, manifest: dict, known: dict, opened=None) -> dict:
         if _identity(entry).items() <= old.items():
             summaries[path] = old
         else:
-            file = opened(path) if opened else os.path.join(folder, path)
+            file = opened(path) if opened else opened_here(os.path.join(folder, path))
             summaries[path] = {**_identity(entry), **_summarize_or_say(file, part_of_path(path))}
     return summaries
 
@@ -484,10 +486,9 @@ def _summarize_or_say(path, part):
 def read_stats(folder: str) -> dict:
     """The summaries kept in `folder`; none where there are none, or none that can be read."""
     try:
-        with open(os.path.join(folder, FILE), encoding="utf-8") as file:
-            summaries = json.load(file)
+        summaries = json.loads(read(os.path.join(folder, FILE)) or b"{}")
         return summaries if isinstance(summaries, dict) else {}
-    except (FileNotFoundError, ValueError):
+    except ValueError:
         return {}
 
 

@@ -32,6 +32,7 @@ from scripts.pipeline.card import stale
 from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.configs import METADATA, ORIGINAL_SIZE, VIEWS, features_of, looked_parts
 from scripts.pipeline.console import Progress
+from scripts.pipeline.files import absolute, below, is_address, opened, read, sizes
 from scripts.pipeline.manifest import FILE, built_manifest, matching, part_of_path
 from scripts.pipeline.parquet import entry_of, features_metadata, read_rows
 from scripts.pipeline.plan import make_plan
@@ -117,13 +118,15 @@ class FileContent(NamedTuple):
         return cls(sha256, {"image_id": []}, [], 0, 0, problems)
 
 
-def verify(folder: str, expected: Expected, workers: int, *, sources: Sequence[str] = ()) -> Verified:
+def verify(
+    folder: str, expected: Expected, workers: int, *, sources: Sequence[str] = (), at_address: bool = False
+) -> Verified:
     """Checks everything in `folder`, and with `sources` compares its rows with the archives there.
 
-    Returns all that was found. Raises ValueError where there is no manifest.
+    Returns all that was found. Raises ValueError where there is no manifest, and for an address unless `at_address`.
     """
-    folder = os.path.abspath(folder)  # pyarrow takes relative names for addresses, and expands ~
-    manifest = built_manifest(folder)
+    folder = absolute(folder)  # pyarrow takes relative names for addresses, and expands ~
+    manifest = built_manifest(folder, at_address=at_address)
     result = Verified(configs=list(manifest["configs"]), complete=manifest["complete"])
     paths = _check_files(folder, manifest, result)
     max_side = manifest.get("max_side")
@@ -133,7 +136,9 @@ def verify(folder: str, expected: Expected, workers: int, *, sources: Sequence[s
         sound = {path for path, content in contents.items() if not content.problems}
         result.problems += compare_sources(folder, manifest, sources, expected, sound=sound, workers=workers)
     _check_card(folder, manifest, result)
-    check_loading(manifest, result, functools.partial(stream_problems, folder, small=max_side is not None))
+    if not is_address(folder):  # load_dataset takes none for a dataset
+        stream = functools.partial(stream_problems, folder, small=max_side is not None)
+        check_loading(manifest, result, stream)
     return result
 
 
@@ -153,12 +158,8 @@ def check_contents(manifest: dict, contents: dict[str, FileContent], expected: E
 
 def _check_files(folder, manifest, result):
     """The manifest against the files on disk; returns those that are in both."""
-    there = set()
-    for above, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        there |= {os.path.relpath(os.path.join(above, file), folder).replace(os.sep, "/") for file in files}
     listed = set(manifest["files"])
-    there |= {path for path in listed if os.path.isfile(os.path.join(folder, path))}  # in linked folders, too
+    there = {*below(folder), *sizes(folder, listed)}  # in linked folders, too
     result.problems += [f"{path}: in {FILE}, but not in the folder" for path in sorted(listed - there)]
     stray = {path for path in there - listed if path.endswith(".parquet")}
     text = f"in the folder, but not in {FILE}; remove it, or build again"
@@ -172,19 +173,18 @@ def read_contents(
     folder: str, paths: list[str], workers: int, *, max_side: int | None = None
 ) -> dict[str, FileContent]:
     """Reads files whole, in parallel; with `max_side`, of the small edition."""
-    sizes = {path: os.path.getsize(os.path.join(folder, path)) for path in paths}
-    with worker_pool(workers) as pool, Progress(sum(sizes.values()), "verifying") as bar:
+    bytes_of = sizes(folder, paths)
+    with worker_pool(workers) as pool, Progress(sum(bytes_of.values()), "verifying") as bar:
         contents = {}
         for path, content in zip(paths, pool.map(functools.partial(read_content, folder, max_side=max_side), paths)):
             contents[path] = content
-            bar.update(sizes[path])
+            bar.update(bytes_of.get(path, 0))
     return contents
 
 
 def read_content(folder: str, path: str, max_side: int | None = None) -> FileContent:
     """Reads a file whole and checks each of its rows; with `max_side`, of the small edition."""
-    with open(os.path.join(folder, path), "rb") as file:
-        return check_file(file.read(), path, max_side)
+    return check_file(read(os.path.join(folder, path)) or b"", path, max_side)
 
 
 def check_file(data: bytes, path: str, max_side: int | None = None) -> FileContent:
@@ -587,7 +587,7 @@ def _compare_metadata(place, looked):
 
     wanted = {image_id: {**row.columns, "bytes": row.file[0]} for image_id, row in metadata.distinct(looked).items()}
     names = list(next(iter(wanted.values())))
-    table = pq.read_table(place, columns=["image_id", *names], partitioning=None)
+    table = pq.read_table(opened(place), columns=["image_id", *names], partitioning=None)
     stored = {row.pop("image_id"): row for row in table.to_pylist()}
     wrong = _other_ids(leaks.METADATA_FILE, stored, wanted)
     for image_id in sorted(stored.keys() & wanted.keys()):
@@ -609,7 +609,7 @@ def _other_columns(path, image_id, columns):
 def _compare_shard(folder, shard, max_side):
     """The rows of a stored file that differ from those of its shard."""
     problems, wrong, stored = Problems(), [], {}
-    with pq.ParquetFile(os.path.join(folder, shard.path)) as file:
+    with pq.ParquetFile(opened(os.path.join(folder, shard.path))) as file:
         ids = file.read(columns=["image_id"])["image_id"].to_pylist()
         wanted = {row.image_id: row for row in shard.rows}
         wrong += _other_ids(shard.path, ids, wanted)
@@ -641,8 +641,10 @@ def _check_card(folder, manifest, result):
     """The card is the one that would be written now, and its configs and numbers are those of the files."""
     result.problems += stale(folder, manifest)
     try:
-        with open(os.path.join(folder, "README.md"), encoding="utf-8") as file:
-            text = file.read()
+        data = read(os.path.join(folder, "README.md"))
+        if data is None:
+            raise FileNotFoundError("it is not there")
+        text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
         result.problems.append(f"README.md: cannot be read ({error})")
         return

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-import shutil
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -29,12 +29,12 @@ from hyper_kvasir import PARTS, TAXONOMY, Problems, Shard, SourceError, listed, 
 from scripts.pipeline import leaks
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS, features_of
 from scripts.pipeline.console import Progress, say
-from scripts.pipeline.files import file_sha256
+from scripts.pipeline.files import beside, file_sha256, is_address, names, opened, read, remove, remove_all, write_file
 from scripts.pipeline.manifest import QUALITY
 from scripts.pipeline.output import LOOKED
 from scripts.pipeline.parquet import features_metadata, write_file_of, writer_options
 from scripts.pipeline.plan import PlannedShard
-from scripts.pipeline.pool import finished, worker_pool
+from scripts.pipeline.pool import Workers, finished, worker_pool
 from scripts.pipeline.quality import folds, images, pairs
 
 SCHEMA = 1  # of the file; increment it when the same images are to give another
@@ -72,7 +72,7 @@ def make_metadata(
     out: str,
     place: str,
     *,
-    workers: int,
+    workers: Workers,
     before: str | None = None,
     given: Earlier | None = None,
 ) -> Found:
@@ -111,7 +111,7 @@ def _gone(folds_before, table, before, out):
     if not gone:
         return []
     kept = os.path.join(out, LOOKED, f"metadata-before-{file_sha256(before)[:8]}.parquet")
-    shutil.copyfile(before, kept)
+    write_file(kept, read(before))
     text = f"{len(gone):,} images that had grouped folds have no row now (e.g. {min(gone)})"
     return [f"{text}; should they come back, scripts.quality --folds-from {kept} gives them the same folds"]
 
@@ -120,9 +120,9 @@ def _folder(out):
     """Where a pass keeps what it finds, in `out`; what other versions have found is removed."""
     name = _digest(LOOKS, [version(package) for package in PACKAGES])
     above = os.path.join(out, LOOKED)
-    for other in os.listdir(above) if os.path.isdir(above) else ():
+    for other in names(above):
         if other != name and re.fullmatch("[0-9a-f]{32}", other):
-            shutil.rmtree(os.path.join(above, other), ignore_errors=True)
+            remove_all(os.path.join(above, other))
     return os.path.join(above, name)
 
 
@@ -176,7 +176,7 @@ def first_rows(looked: Mapping[str, PlannedShard], rows: Mapping[str, Known]) ->
     return found
 
 
-def look_at_all(shards: list[tuple], folder: str, workers: int) -> tuple[list[pa.Table], list[str]]:
+def look_at_all(shards: list[tuple], folder: str, workers: Workers) -> tuple[list[pa.Table], list[str]]:
     """([a table of looks for each of `shards`], problems). What is in `folder` already is read, and the rest made."""
     places = _of_each(_look_at, shards, os.path.join(folder, "looks"), workers, text="looking at images")
     problems = [text for place in places for text in _problems_in(place)]
@@ -199,7 +199,7 @@ def _of_each(function, shards, folder, workers, *, text):
 
 
 def _problems_in(place):
-    with pa.OSFile(place) as file:
+    with _mapped(place) as file:
         return json.loads((_opened(file).schema.metadata or {}).get(b"problems", b"[]"))
 
 
@@ -238,7 +238,7 @@ def _digest(*inputs):
 def _in_parallel(function, todo, workers, bar):
     """Calls `function` for each of `todo`, [(arguments, units of work)], and counts these on a bar."""
     if todo:
-        with worker_pool(min(workers, len(todo))) as pool:
+        with worker_pool(workers, len(todo)) as pool:
             jobs = {pool.submit(function, *arguments): units for arguments, units in todo}
             for units, _ in finished(pool, jobs):
                 bar.update(units)
@@ -246,15 +246,35 @@ def _in_parallel(function, todo, workers, bar):
 
 def _write(tables: Iterable[pa.Table], schema, place):
     """Writes tables to a file that can be read without being copied, its sha256 last; a kill leaves no half of it."""
+    if is_address(place):
+        file = pa.BufferOutputStream()
+        _write_to(file, tables, schema)
+        data = file.getvalue().to_pybytes()
+        return write_file(place, data + hashlib.sha256(data).digest())
     os.makedirs(os.path.dirname(place), exist_ok=True)
-    beside = f"{place}.{os.getpid()}"
-    with pa.OSFile(beside, "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for table in tables:
-            writer.write_table(table)
-    with open(beside, "r+b") as file:
+    other = beside(place)
+    with pa.OSFile(other, "wb") as file:
+        _write_to(file, tables, schema)
+    with open(other, "r+b") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
         file.write(digest)
-    os.replace(beside, place)
+    os.replace(other, place)
+
+
+def _write_to(file, tables, schema):
+    with pa.ipc.new_file(file, schema) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def _mapped(place):
+    """A file of ours, mapped; one at an address in memory. Raises FileNotFoundError."""
+    if not is_address(place):
+        return pa.memory_map(place)
+    data = read(place)
+    if data is None:
+        raise FileNotFoundError(place)
+    return pa.BufferReader(data)
 
 
 def _opened(file):
@@ -263,14 +283,14 @@ def _opened(file):
 
 
 def _read(place):
-    with pa.memory_map(place) as file:
+    with _mapped(place) as file:
         return _opened(file).read_all()
 
 
 def _is_whole(place):
     """Whether a file of ours is there, with the bytes that were written: a power failure may leave others."""
     try:
-        with pa.memory_map(place) as file:
+        with _mapped(place) as file:
             data = memoryview(file.read_buffer())
             return hashlib.sha256(data[:-SHA256]).digest() == bytes(data[-SHA256:])
     except (OSError, pa.ArrowInvalid):
@@ -279,10 +299,7 @@ def _is_whole(place):
 
 def _remove_others(folder, places):
     """Removes what is in a folder of ours and not needed any more."""
-    kept = set(map(os.path.basename, places))
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        if name not in kept:
-            os.remove(os.path.join(folder, name))
+    remove(folder, set(names(folder)) - set(map(os.path.basename, places)))
 
 
 # ----------------------------------------------------------------------------------------------------- comparing
@@ -309,7 +326,7 @@ _EVIDENCE = pa.schema(
 
 
 def find_pairs(
-    table: pa.Table, shards: list[tuple], folder: str, workers: int, *, known: Iterable[tuple[str, str]] = ()
+    table: pa.Table, shards: list[tuple], folder: str, workers: Workers, *, known: Iterable[tuple[str, str]] = ()
 ) -> list[Pair]:
     """All pairs among the images of a table of looks, sorted. Comparisons that are in `folder` are not made again.
 
@@ -363,14 +380,13 @@ def _compare_all(near, table, shards, folder, workers):
         place = os.path.join(kept, f"{_digest(known.num_rows)}.arrow")
         _write([known], _EVIDENCE, place)
         _remove_others(kept, [place])
-    shutil.rmtree(os.path.join(folder, "sketches"), ignore_errors=True)
+    remove_all(os.path.join(folder, "sketches"))
     return wanted.join(known, _KEYS).sort_by([("i", "ascending"), ("j", "ascending")])
 
 
 def _known(folder):
     """The evidence that is kept: a row for each two images, of which some may be of the same bytes."""
-    names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    places = [place for name in names if _is_whole(place := os.path.join(folder, name))]
+    places = [place for name in sorted(names(folder)) if _is_whole(place := os.path.join(folder, name))]
     table = pa.concat_tables([_EVIDENCE.empty_table(), *map(_read, places)])
     _, first = np.unique(np.stack([table[name].to_numpy() for name in _KEYS]), axis=1, return_index=True)
     return table.take(np.sort(first))
@@ -403,15 +419,15 @@ def _sketch(shard, place):
         _write(map(some, shard.rows), _SKETCH, place)
 
 
-@functools.lru_cache(maxsize=256)  # open files
-def _sketches(place):
-    return _opened(pa.OSFile(place))
+@functools.lru_cache(maxsize=256)  # open files, each of one thread
+def _sketches(place, thread):
+    return _opened(pa.PythonFile(opened(place)) if is_address(place) else pa.OSFile(place))
 
 
 @functools.lru_cache(maxsize=64)  # pairs are sorted by their first image
 def _sketch_at(place, number):
     """A sketch out of a file."""
-    batch = _sketches(place).get_batch(number)
+    batch = _sketches(place, threading.get_ident()).get_batch(number)
     points, features, content, mask, to_image = (batch[name][0].as_buffer() for name in images.Sketch._fields)
     width = batch["width"][0].as_py()
     return images.Sketch(
@@ -569,7 +585,7 @@ def earlier_of(path: str) -> Earlier:
     try:
         if os.path.isdir(path):
             raise ValueError("it is a folder")
-        table = pq.read_table(path, columns=["image_id", "pairs", *numbers], partitioning=None)
+        table = pq.read_table(opened(path), columns=["image_id", "pairs", *numbers], partitioning=None)
         columns = table.drop_columns("pairs").to_pydict()
         others = pc.struct_field(table["pairs"], "image_id").to_pylist()
         found = {n: {i: fold for i, fold in zip(columns["image_id"], columns[n]) if fold is not None} for n in numbers}
