@@ -224,6 +224,10 @@ def test_what_cannot_be_used_is_refused_before_any_work(cluster, s3, at_s3, sour
         patch.setattr("scripts.pipeline.cluster.environment", lambda: here | {"pyarrow": "1.0"})
         said = refused(at_s3, "s3://bucket/new", *there)
         assert said.count(f": has pyarrow {here['pyarrow']}, this has 1.0\n") == 2
+    folder = tmp_path / "not shared"
+    with monkeypatch.context() as patch:  # what a worker on another machine would see of it
+        patch.setattr("scripts.pipeline.pool.absolute", lambda place: f"{place}/elsewhere")
+        assert f"does not see {folder}/elsewhere" in refused(shutil.copytree(source, folder), tmp_path / "out", *there)
     cluster.add("import sys\nsys.modules['scripts.pipeline.cluster'] = None")
     cluster.wait(3)
     said = refused(at_s3, "s3://bucket/new", *there)

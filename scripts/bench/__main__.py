@@ -6,6 +6,7 @@
     python -m scripts.bench unchanged             # building again where nothing changed, and where 10 labels did
     python -m scripts.bench growth                # build, verify and load_dataset, from 1,000 images to 99,417
     python -m scripts.bench streams               # files of several sizes: streams, how well these mix, and updates
+    python -m scripts.bench cluster               # a cluster and an S3, on this machine, against the local pool
     python -m scripts.bench updates               # what an update of the labeled part sends to the Hub
     python -m scripts.bench commit                # the request that commits as many files as the whole dataset has
 
@@ -20,6 +21,7 @@ import time
 from importlib.metadata import version
 
 from scripts.bench.build import bench_build
+from scripts.bench.cluster import bench_cluster
 from scripts.bench.growth import bench_growth
 from scripts.bench.sources import photographs
 from scripts.bench.streams import bench_streams
@@ -43,10 +45,11 @@ BENCHES = {
     "unchanged": lambda work, args: bench_unchanged(work),
     "growth": lambda work, args: bench_growth(work),
     "streams": lambda work, args: bench_streams(args.work, archive_of(args), args.official),
+    "cluster": lambda work, args: bench_cluster(work, archive_of(args)),
     "updates": lambda work, args: bench_updates(work, archive_of(args)),
     "commit": lambda work, args: bench_commit(work),
 }
-ALL = ("build", "unchanged", "growth", "streams")
+ALL = ("build", "unchanged", "growth", "streams", "cluster")
 
 
 def main(arguments=None) -> int:

@@ -60,10 +60,9 @@ class ClusterPool(Executor):
 
 
 def _told(answer):
-    if isinstance(answer, ImportError):
-        checkout = "start it in a checkout of this project, with its requirements"
-        return f"cannot import the project ({answer}); {checkout}"
-    return str(answer)
+    if isinstance(answer, Exception):  # of a class that does not tell: the question itself could not be imported
+        return f"cannot run this project ({answer}); start it in a checkout of this project, with its requirements"
+    return answer
 
 
 @functools.cache
@@ -94,8 +93,14 @@ def _other(wanted):
 
 def _answer(wanted, places):
     """In a worker: why it cannot do the work, if it cannot."""
-    unseen = [place for place in places if not exists(place)]
-    return _other(wanted) or (f"does not see {', '.join(unseen)}" if unseen else "")
+    return _other(wanted) or "; ".join(filter(None, map(_unseen, places)))
+
+
+def _unseen(place):
+    try:
+        return "" if exists(place) else f"does not see {place}"
+    except OSError as error:
+        return f"does not see {place} ({error.strerror or error})"
 
 
 def _as_here(wanted, function, arguments, settings):
