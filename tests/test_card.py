@@ -503,6 +503,7 @@ def test_no_number_of_the_dataset_is_typed():
     """The texts compute; only constants of the process and names that hold digits are typed."""
     names = r"macro-F1|\bf1(_score)?\b|\(224\)|\butf8\b"
     names += r"|\d-fold|fold_5_grouped|\bcv2\b|\d_fold_split|sha256|8-connected|CC BY 4\.0|2\.21|float32|\bv2\b"
+    names += r"|\b224\b|uint8|\b\d: cv2|_COLOR_\d\b|BGR2RGB|n == 1\b|// 2\b|shape\[:2\]|permute\([\d, ]+\)|\(255\)"
     process = (
         r"gray value of 128( into 0 and 255)?|0 background|255 polyp|1 to n|from 0|> 0|x 4:|[)\]]\[0\]|\[\"\w+\"\]\[0\]"
     )
@@ -629,7 +630,8 @@ def test_nothing_that_a_card_needs_is_missing(official):
         assert f'load_dataset("ns/hyper-kvasir", "{config}")' in text and f"| `{config}`" in text
     for words in (
         "buffer_size=600)", "load_state_dict(", "have 97.6% of the entropy",
-        "streaming=True", f'revision="v{VERSION}"', "for held_out in folds", "DataLoader(", "matthews_corrcoef(",
+        "streaming=True", f'revision="v{VERSION}"', "for held_out in folds", "DataLoader(",
+        "**Train at 224 px.**", "IMREAD_REDUCED_COLOR_4", "PSNR", "matthews_corrcoef(",
         'np.asarray(row["mask"]) > 0', "tv_tensors.Mask(", "compare with the paper: its five methods",
         "kavsir_bboxes.json",
         "tv_tensors.BoundingBoxes(", f'"hf://datasets/ns/hyper-kvasir@v{VERSION}/', "duckdb.sql(",

@@ -4,6 +4,8 @@
     python -m scripts.bench build                 # archive to Parquet against unzip, cp and the ways people go today
     python -m scripts.bench build --archive hyper-kvasir-labeled-images.zip --runs 3
     python -m scripts.bench unchanged             # building again where nothing changed, and where 10 labels did
+    python -m scripts.bench feed                  # images into a training loop, against ImageFolder and WebDataset
+    python -m scripts.bench small                 # the small edition: its build, feed and stream against the full one's
     python -m scripts.bench growth                # build, verify and load_dataset, from 1,000 images to 99,417
     python -m scripts.bench streams               # files of several sizes: streams, how well these mix, and updates
     python -m scripts.bench cluster               # a cluster and an S3, on this machine, against the local pool
@@ -22,7 +24,9 @@ from importlib.metadata import version
 
 from scripts.bench.build import bench_build
 from scripts.bench.cluster import bench_cluster
+from scripts.bench.feed import bench_feed, missing
 from scripts.bench.growth import bench_growth
+from scripts.bench.small import bench_small
 from scripts.bench.sources import photographs
 from scripts.bench.streams import bench_streams
 from scripts.bench.unchanged import bench_unchanged
@@ -43,22 +47,26 @@ def archive_of(args: argparse.Namespace) -> str:
 BENCHES = {
     "build": lambda work, args: bench_build(args.work, archive_of(args), args.runs),
     "unchanged": lambda work, args: bench_unchanged(work),
+    "feed": lambda work, args: bench_feed(work, archive_of(args), args.runs),
+    "small": lambda work, args: bench_small(work, archive_of(args), args.official, args.runs),
     "growth": lambda work, args: bench_growth(work),
     "streams": lambda work, args: bench_streams(args.work, archive_of(args), args.official),
     "cluster": lambda work, args: bench_cluster(work, archive_of(args)),
     "updates": lambda work, args: bench_updates(work, archive_of(args)),
     "commit": lambda work, args: bench_commit(work),
 }
-ALL = ("build", "unchanged", "growth", "streams", "cluster")
+ALL = ("build", "unchanged", "growth", "feed", "small", "streams", "cluster")
+OF_REAL = ("small", "streams")  # which also look at real images
 
 
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.bench", __doc__)
     parser.add_argument("what", nargs="?", choices=BENCHES)
     parser.add_argument("--all", action="store_true", help=f"{', '.join(ALL)}, with versions and machine")
-    parser.add_argument("--archive", metavar="ZIP", help="a labeled archive; default: one of generated photographs")
+    about = "a labeled archive, or for feed a segmented one; default: one of generated photographs"
+    parser.add_argument("--archive", metavar="ZIP", help=about)
     parser.add_argument("--gigabytes", type=float, default=1.05, help="size of a generated one (default: %(default)s)")
-    official = "of streams: the folder of the official labels, folds and some images (default: %(default)s)"
+    official = "of small and streams: the folder of the official labels, folds and some images (default: %(default)s)"
     parser.add_argument("--official", metavar="DIR", default="../shared/source", help=official)
     parser.add_argument(
         "--runs", type=number, default=3, help="times that quick commands run (default: %(default)s; with --all 2)"
@@ -67,8 +75,10 @@ def main(arguments=None) -> int:
     args = parser.parse_args(arguments)
     if bool(args.what) == args.all:
         parser.error("give what to measure, or --all")
-    if (args.all or args.what == "streams") and not os.path.isdir(args.official):
+    if (args.all or args.what in OF_REAL) and not os.path.isdir(args.official):
         parser.error(f"--official {args.official}: no such folder")
+    if (args.all or args.what == "feed") and missing():
+        parser.error(f"no {', '.join(missing())}: pip install -r scripts/bench/requirements.txt")
     claim(parser, args.work)
     if not args.all:
         print(BENCHES[args.what](os.path.join(args.work, args.what), args))
