@@ -49,12 +49,7 @@ def missing() -> list[str]:
 
 def bench_feed(work: str, archive: str, runs: int) -> str:
     """Images per second of each feed, the quickest run of each, and what the card's code does to the pixels."""
-    import torch
-
-    torch.set_num_threads(1)  # as workers do: what is small enough waits for its threads where others use the cores
-    warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
-    datasets.config.HF_DATASETS_CACHE = Path(os.path.abspath(work), "cache")
-    datasets.disable_progress_bars()
+    be_quiet(work)
     images, what = prepare(work, archive)
     snippet = run_snippet(images.built)
     feeds = make_feeds(images, snippet)
@@ -79,6 +74,16 @@ def bench_feed(work: str, archive: str, runs: int) -> str:
             *differences(images, snippet["small"]),
         ]
     )
+
+
+def be_quiet(work: str) -> None:
+    """Settings of the libraries for all that is measured in this process."""
+    import torch
+
+    torch.set_num_threads(1)  # as workers do: what is small enough waits for its threads where others use the cores
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores
+    datasets.config.HF_DATASETS_CACHE = Path(os.path.abspath(work), "cache")
+    datasets.disable_progress_bars()
 
 
 def ratios(taken: dict, name: str) -> list[str]:
@@ -125,7 +130,7 @@ def run_snippet(built: str) -> dict:
     text = Path(built, "README.md").read_text(encoding="utf-8")
     code = next(code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "IMREAD_REDUCED" in code)
     names = {"__name__": "card", "load_dataset": load_dataset}
-    exec(compile(code.replace(f'"{PLACEHOLDER}"', repr(built)), "card", "exec"), names)
+    exec(compile(re.sub(rf'"{PLACEHOLDER}(-\d+)?"', repr(built), code), "card", "exec"), names)
     return names
 
 
@@ -135,41 +140,57 @@ def run_snippet(built: str) -> dict:
 def make_feeds(images: Images, snippet: dict) -> dict[str, Callable]:
     """{name: what makes its endless loader for a number of workers}; the rivals' are as their documentation advises."""
     import webdataset
-    from torch.utils.data import DataLoader, RandomSampler
     from torchvision.datasets import ImageFolder
-    from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
-    whole = Compose([Resize(SIDE), CenterCrop(SIDE), ToTensor()])
+    def tars(n):
+        data = webdataset.WebDataset(images.tars, shardshuffle=False).repeat()
+        data = data.decode("pil").to_tuple("jpg", "cls").map_tuple(_whole(), int).batched(BATCH)
+        return webdataset.WebLoader(data, batch_size=None, **_workers(n))
+
+    ours = {f"ours, {name}": loader for name, loader in own_feeds(images.built, images.config, snippet).items()}
+    return {**ours, "ImageFolder": _shuffled(ImageFolder(images.loose, _whole())), "WebDataset": tars}
+
+
+def own_feeds(built: str, config: str, snippet: dict) -> dict[str, Callable]:
+    """The same of a built folder: by the card's transform, which is in its `snippet`, and decoding images whole."""
     columns = ["image", "label"]
-    rows = load_dataset(images.built, images.config, split="train").select_columns(columns)
-    stream = load_dataset(images.built, images.config, split="train", streaming=True).select_columns(columns)
+    rows = load_dataset(built, config, split="train").select_columns(columns)
+    stream = load_dataset(built, config, split="train", streaming=True).select_columns(columns)
+    whole = _whole()
 
     def plain(batch):
         return {"pixels": [whole(image) for image in batch["image"]], "label": batch["label"]}
 
-    def workers_of(number):
-        return {"num_workers": number, "multiprocessing_context": "fork" if number else None}
-
-    def shuffled(data):
-        return lambda n: DataLoader(data, BATCH, sampler=RandomSampler(data, num_samples=10**9), **workers_of(n))
-
-    def streamed(data):
-        return lambda n: DataLoader(data.repeat(None), BATCH, **workers_of(n))
-
-    def tars(n):
-        data = webdataset.WebDataset(images.tars, shardshuffle=False).repeat()
-        data = data.decode("pil").to_tuple("jpg", "cls").map_tuple(whole, int).batched(BATCH)
-        return webdataset.WebLoader(data, batch_size=None, **workers_of(n))
-
-    plain_stream = stream.map(plain, batched=True, batch_size=BATCH, remove_columns=columns)
     return {
-        "ours, the card's transform": shuffled(snippet["ds"]),
-        "ours, the card's transform, streaming": streamed(snippet["stream"]),
-        "ours, decoding whole": shuffled(rows.with_transform(plain)),
-        "ours, decoding whole, streaming": streamed(plain_stream),
-        "ImageFolder": shuffled(ImageFolder(images.loose, whole)),
-        "WebDataset": tars,
+        "the card's transform": _shuffled(snippet["ds"]),
+        "the card's transform, streaming": _streamed(snippet["stream"]),
+        "decoding whole": _shuffled(rows.with_transform(plain)),
+        "decoding whole, streaming": _streamed(
+            stream.map(plain, batched=True, batch_size=BATCH, remove_columns=columns)
+        ),
     }
+
+
+def _whole():
+    from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
+
+    return Compose([Resize(SIDE), CenterCrop(SIDE), ToTensor()])
+
+
+def _workers(number):
+    return {"num_workers": number, "multiprocessing_context": "fork" if number else None}
+
+
+def _shuffled(data):
+    from torch.utils.data import DataLoader, RandomSampler
+
+    return lambda n: DataLoader(data, BATCH, sampler=RandomSampler(data, num_samples=10**9), **_workers(n))
+
+
+def _streamed(data):
+    from torch.utils.data import DataLoader
+
+    return lambda n: DataLoader(data.repeat(None), BATCH, **_workers(n))
 
 
 def measure(loader, workers: int) -> tuple[float, float]:

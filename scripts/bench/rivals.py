@@ -3,11 +3,14 @@
     python -m scripts.bench.rivals imagefolder ZIP OUT      # unzip, `imagefolder`, the files that push_to_hub uploads
     python -m scripts.bench.rivals generator ZIP OUT        # a GeneratorBasedBuilder over the zip, into Parquet files
     python -m scripts.bench.rivals webdataset ZIP OUT       # tars by webdataset.ShardWriter
+    python -m scripts.bench.rivals decode ZIP OUT           # decodes every image, and writes nothing
 
-`scripts.bench build` measures them. They write image and label alone, check no digest and sync nothing. Each loads what
-it needs itself, since its time counts from its start.
+`scripts.bench build` and `small` measure them. They write image and label alone, check no digest and sync nothing. Each
+loads what it needs itself, since its time counts from its start.
 """
 
+import io
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -70,7 +73,24 @@ def webdataset(archive: str, out: str) -> None:
                 sink.write({"__key__": file[:-4], "jpg": members.read(name), "cls": labels.index(label)})
 
 
-ROUTES = {"imagefolder": imagefolder, "generator": generator, "webdataset": webdataset}
+def decode(archive: str, out: str) -> None:
+    """Decodes every image by Pillow, as datasets does, with a process for each core."""
+    with zipfile.ZipFile(archive) as members:
+        names = [name for name in members.namelist() if name.endswith(".jpg")]
+    cores = os.cpu_count()
+    with multiprocessing.Pool(cores) as pool:
+        pool.starmap(_decode, [(archive, names[i::cores]) for i in range(cores)])
+
+
+def _decode(archive, names):
+    from PIL import Image
+
+    with zipfile.ZipFile(archive) as members:
+        for name in names:
+            Image.open(io.BytesIO(members.read(name))).convert("RGB").load()
+
+
+ROUTES = {"imagefolder": imagefolder, "generator": generator, "webdataset": webdataset, "decode": decode}
 
 if __name__ == "__main__":
     route, archive, out = sys.argv[1:]

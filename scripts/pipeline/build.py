@@ -54,10 +54,10 @@ def build(
 ) -> None:
     """Builds `configs` from the archives in `folders` into `out`, keeping what is built already.
 
-    With `max_side`, the small edition: images of at most so many pixels a side.
-    Configs that `out` holds from earlier builds stay. `metadata` is of the parts `looked`, by default those that `out`
-    then holds; its grouped folds stay as they are in `out`, or in the file `folds_from`. Raises SourceError listing all
-    problems of the source, and BuildError where `out` or `workers` cannot be used.
+    With `max_side`, the small edition: images of at most so many pixels a side. Configs that `out` holds from earlier
+    builds stay. `metadata` is of the parts `looked`, by default those that `out` then holds; its grouped folds stay as
+    they are in `out`, or in the file `folds_from`. Raises SourceError listing all problems of the source, and
+    BuildError where `out` or `workers` cannot be used.
     """
     try:
         with only_builder_of(out, folders) as lock:

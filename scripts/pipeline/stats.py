@@ -388,12 +388,12 @@ def told_by_files(labeled: dict) -> list[dict]:
     for label, images in sorted(counts.items()):
         header = headers.get(TAXONOMY[label].name)
         if header is not None:
-            auc = _auc(labeled["bits"], label)
+            auc = auc_of_bits(labeled["bits"], label)
             found.append({"label": label, "images": images, "header": header, "bits": max(auc, 1 - auc)})
     return found
 
 
-def _auc(bits, label):
+def auc_of_bits(bits: Sequence[Sequence], label: int) -> float:
     """The share of pairs of an image with the label and one without, of which the first has more bits a pixel."""
     own, others = Counter(), Counter()
     for of, value, images in bits:
