@@ -19,13 +19,13 @@ from scripts.pipeline.pool import finished, worker_pool
 
 WORKERS = 2
 TASKS = 2000  # of nothing, by which a task is measured
-AT_S3 = "s3://bench"
 
 
 def bench_cluster(work: str, archive: str) -> str:
     """Builds of the labeled part by two local processes and by two workers of a cluster, onto the disk and into an S3.
 
-    All from the same archive, once each, by the commands. Requests are those that the S3 has answered.
+    All from the same archive on the disk, once each, by the commands: this S3 reads an object whole for each range of
+    it. Requests are those that it has answered.
     """
     source = os.path.dirname(archive)
     expect = os.path.join(source, "expected.json")
@@ -33,23 +33,19 @@ def bench_cluster(work: str, archive: str) -> str:
     shutil.rmtree(work, ignore_errors=True)
     os.makedirs(work)
     with _servers(work) as (address, requests):
-        system = fsspec.filesystem("s3", use_listings_cache=False)
-        system.mkdir("bench")
-        for name in os.listdir(source):
-            if os.path.isfile(os.path.join(source, name)):
-                system.put_file(os.path.join(source, name), f"bench/source/{name}")
-        there = ["--cluster", address]
+        fsspec.filesystem("s3").mkdir("bench")
+        here, there = ["--workers", str(WORKERS)], ["--cluster", address]
         ways = {
-            "local processes": (source, os.path.join(work, "out"), ["--workers", str(WORKERS)]),
-            "cluster": (source, os.path.join(work, "by-cluster"), there),
-            "local processes, S3 to S3": (f"{AT_S3}/source", f"{AT_S3}/out", ["--workers", str(WORKERS)]),
-            "cluster, S3 to S3": (f"{AT_S3}/source", f"{AT_S3}/by-cluster", there),
-            "cluster, S3 to S3 again, nothing changed": (f"{AT_S3}/source", f"{AT_S3}/by-cluster", there),
+            "local processes": (os.path.join(work, "out"), here),
+            "cluster": (os.path.join(work, "by-cluster"), there),
+            "local processes, to S3": ("s3://bench/out", here),
+            "cluster, to S3": ("s3://bench/by-cluster", there),
+            "cluster, to S3 again, nothing changed": ("s3://bench/by-cluster", there),
         }
         lines, wanted = [], None
-        for name, (from_, out, workers) in ways.items():
+        for name, (out, workers) in ways.items():
             before = requests()
-            command = [sys.executable, "-m", "scripts.build", "--source", from_, "--out", out, *flags, *workers]
+            command = [sys.executable, "-m", "scripts.build", "--source", source, "--out", out, *flags, *workers]
             seconds = run(command).seconds
             asked = requests() - before
             say(f"{name}: {seconds:.2f} s; {dict(asked)}")

@@ -270,12 +270,15 @@ def read(place: str, most: int = -1) -> bytes | None:
     return None
 
 
-def opened(place: str):
-    """What pyarrow reads a file from: its path, or the open object, of which some rows or columns may be enough."""
+def opened(place: str, ahead: int = 4 << 20):
+    """What pyarrow reads a file from, as some rows or columns may be enough: its path, or the open object.
+
+    Of an object so many bytes are asked for beyond what is read, as each request takes its time.
+    """
     if not is_address(place):
         return place
     with _at(place) as (system, inside):
-        return system.open(inside, "rb", cache_type="none")  # what is read together is asked for together
+        return system.open(inside, "rb", block_size=ahead, cache_type="readahead")
 
 
 def file_sha256(place: str | Path) -> str:

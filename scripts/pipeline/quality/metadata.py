@@ -421,7 +421,7 @@ def _sketch(shard, place):
 
 @functools.lru_cache(maxsize=256)  # open files, each of one thread
 def _sketches(place, thread):
-    return _opened(pa.PythonFile(opened(place)) if is_address(place) else pa.OSFile(place))
+    return _opened(pa.PythonFile(opened(place, 1 << 17)) if is_address(place) else pa.OSFile(place))
 
 
 @functools.lru_cache(maxsize=64)  # pairs are sorted by their first image
