@@ -811,10 +811,9 @@ class ZipArchive(Archive):
         return {"file": self.file, "bytes": _file_state(self.path)[1]}
 
     def fingerprint(self):
-        digest, block = hashlib.sha256(), memoryview(bytearray(1 << 18))  # used again, as fresh memory is slow
-        with _opened(self.path) as file:
-            for size in iter(lambda: file.readinto(block), 0):
-                digest.update(block[:size])
+        digest = hashlib.sha256()
+        for block in _blocks(self.path, self.known()["bytes"]):
+            digest.update(block)
         return {**self.known(), "sha256": digest.hexdigest()}
 
     def state(self, part):
@@ -972,6 +971,21 @@ def _read_range(path, start, length):
         raise OSError(f"{path}: {type(error).__name__}: {error}") from error
 
 
+def _blocks(path, size):
+    """A local or remote file in order; of a remote one some blocks are asked for at once, as one comes slowly."""
+    if "://" not in path:
+        block = memoryview(bytearray(1 << 18))  # used again, as fresh memory is slow
+        with open(path, "rb", buffering=0) as file:
+            for read in iter(lambda: file.readinto(block), 0):
+                yield block[:read]
+        return
+    starts = range(0, size, 8 << 20)
+    with ThreadPoolExecutor(8) as threads:
+        for i in range(0, len(starts), 8):
+            some = starts[i : i + 8]
+            yield from threads.map(lambda start: _read_range(path, start, min(8 << 20, size - start)), some)
+
+
 def _read(path, most):
     """The bytes of a local or remote file; of a local one at most so many."""
     if "://" not in path:
@@ -986,7 +1000,7 @@ def _opened(path):
     if "://" not in path:
         return open(path, "rb")
     system, inside = _remote(path)
-    return system.open(inside, "rb", block_size=8 << 20)
+    return system.open(inside, "rb", block_size=1 << 20)
 
 
 def _is_file(path):
