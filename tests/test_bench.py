@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from scripts import bench_quality
 from scripts.bench import __main__ as bench
 from scripts.bench import growth, streams, unchanged, updates
+from scripts.bench.small import EDITIONS
 from scripts.loopback_hub import LoopbackHub
 from scripts.pipeline.card import BUFFER
 from tests.conftest import ROOT, sha256_of
@@ -79,6 +80,17 @@ def test_the_tables_of_streams_come_out(source, real, tmp_path, capsys, monkeypa
     unshuffled, mixed, read = (float(share) for share in re.findall(r"([\d.]+)%", ours))
     assert unshuffled < 50 and mixed >= 97 and read <= 25 and float(re.findall(r"([\d.]+)%", pushed)[-1]) < 90
     assert "as built" in from_a_hub
+
+
+@pytest.mark.slow
+def test_the_tables_of_the_small_edition_come_out(source, real, tmp_path, capsys):
+    """The last is of real images: the header tells polyps in the full edition, and not in the small one."""
+    archive = ["--archive", str(source / "hyper-kvasir-labeled-images.zip"), "--runs", "1"]
+    assert bench.main(["small", *archive, "--official", str(real), "--work", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    full, scaled = (re.findall(rf"^{name} +[\d.]+ +([\d.]+) +([\d.]+)", said, re.MULTILINE)[-1] for name in EDITIONS)
+    assert float(full[1]) > 0.95 and scaled[1] == "0.50" and float(scaled[0]) < 2 < float(full[0])
+    assert "of decoding" in said and "first example" in said
 
 
 @pytest.mark.slow

@@ -137,6 +137,10 @@ def test_the_same_files_wherever_they_are_made(cluster, s3, at_s3, source, built
     assert tree(tmp_path / "out") == tree(built)
     builds(at_s3, "s3://bucket/local", "--workers", "2")
     assert objects(s3, "bucket/local") == tree(built)
+    small = ("--config", "segmented", "--max-side", "64")
+    builds(at_s3, "s3://bucket/small", *there, *small)
+    builds(source, tmp_path / "small", *small)
+    assert objects(s3, "bucket/small") == tree(tmp_path / "small")
 
     written = {path: s3.info(path)["LastModified"] for path in s3.find("bucket/out")}
     assert f"{FILES} (0 built, {FILES} already there)" in builds(source, "s3://bucket/out", *there)
