@@ -23,8 +23,10 @@ from scripts.bench.__main__ import main as bench
 from scripts.build import main
 from scripts.card import main as card
 from scripts.loopback_hub.__main__ import main as loopback_hub
+from scripts.pipeline.files import memory_for
 from scripts.pipeline.output import BuildError, only_builder_of
 from scripts.pipeline.parquet import find_rows, write_table
+from scripts.pipeline.pool import worker_pool
 from scripts.review import main as review
 from scripts.verify import main as verify
 from scripts.walkthrough import main as walkthrough
@@ -197,6 +199,21 @@ def test_rows_are_in_the_order_of_their_ids(built):
 def test_workers_do_not_change_a_byte(source, built, tmp_path):
     build(source, tmp_path / "out", "--workers", "2")
     assert tree(tmp_path / "out") == tree(built)
+
+
+def scribble():
+    with memory_for(1) as memory:
+        memory[0] = 2
+
+
+def test_forked_workers_make_files_in_memory_of_their_own():
+    """Also where the process that forked them has made one, as a publication does of metadata."""
+    with memory_for(1) as memory:
+        memory[0] = 1
+    with worker_pool(2) as pool:
+        pool.submit(scribble).result()
+    with memory_for(1) as memory:
+        assert memory[0] == 1
 
 
 def test_nothing_changed_nothing_written(source, built, tmp_path, capsys):

@@ -127,7 +127,8 @@ def memory_for(size: int) -> Iterator[mmap.mmap]:
     """
     memory = getattr(_memory, "map", None)
     if memory is None or len(memory) < size:
-        memory = _memory.map = mmap.mmap(-1, -(-size // AT_ONCE) * AT_ONCE)
+        own = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # else forked workers would make their files in the same memory
+        memory = _memory.map = mmap.mmap(-1, -(-size // AT_ONCE) * AT_ONCE, own)
     yield memory
 
 
