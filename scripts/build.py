@@ -9,6 +9,9 @@ is written; an earlier one in --out stays as it was.
 
 After a kill or a change of the source, run it again: it builds only what is missing or changed.
 
+Sources and output may be addresses, as s3://bucket/folder. With --cluster, the workers of a dask scheduler do the work,
+each in a checkout of this project; scripts/cluster-requirements.txt has what both need. The files are the same.
+
 With --max-side 256, the small edition: the same rows, configs, ids, labels and folds, with every image scaled to at
 most 256 pixels a side and encoded alike, masks and boxes with it. It is a folder, and a repository, of its own.
 """

@@ -9,6 +9,8 @@ and sets, and a clean variant of these.
 
 Images that cannot be decoded are listed, and then nothing is written; with --no-verify, their rows are left out. After
 a kill, or with other images, run it again: it looks at what is new. Burned-in dates and names are never read.
+
+Addresses and --cluster are as in scripts.build.
 """
 
 import shlex
