@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -214,15 +215,11 @@ def _lock_object(out):
     """Locks an address by an object in it, which says who holds it: nothing removes it when that is killed."""
     place = os.path.join(out, LOCK)
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
-    data = json.dumps(mine).encode()
     try:
-        holder = None if create(place, data) else _holder(place)
-        if holder and _is_dead(holder):
-            remove(out, [LOCK])
-            holder = None if create(place, data) else _holder(place)
+        holder = _take(place, mine)
     except OSError as error:
         raise BuildError(f"{out}: cannot be written to ({error.strerror}); choose another address") from error
-    if holder and holder != mine:  # mine: the answer was lost, and the request sent again
+    if holder != mine:
         by = f"since {holder.get('since')} by process {holder.get('pid')} on {holder.get('host')}"
         raise BuildError(
             f"{out}: another build is writing to it, {by}; wait for it, or if none runs any more, remove {place}"
@@ -235,12 +232,24 @@ def _lock_object(out):
                 remove(out, [LOCK])
 
 
+def _take(place, mine):
+    """Who holds the lock at an address now: `mine`, or somebody else who is not known to be dead."""
+    name = hashlib.sha256(place.encode()).hexdigest()
+    with FileLock(os.path.join(tempfile.gettempdir(), f".{name}{LOCK}")) as one:  # of those who see it dead, takes it
+        try:
+            if not create(place, json.dumps(mine).encode()) and _is_dead(_holder(place)):
+                remove(os.path.dirname(place), [LOCK])
+                create(place, json.dumps(mine).encode())
+        finally:
+            os.remove(one.lock_file)
+    return _holder(place)  # where an answer was lost, and the request sent again, it may be mine all the same
+
+
 def _holder(place):
-    """Who holds the lock at an address."""
     try:
-        return dict(json.loads(read(place) or b"{}"))
-    except (ValueError, TypeError):
-        return {"host": "a host that it does not name"}
+        return dict(json.loads(read(place) or b""))
+    except (ValueError, TypeError):  # it is gone, or not one of this project
+        return {}
 
 
 def _is_dead(holder):
@@ -249,10 +258,10 @@ def _is_dead(holder):
         return False
     try:
         os.kill(holder["pid"], 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return True
-    except (PermissionError, OverflowError):
-        return False
+    except PermissionError:
+        pass
     return False
 
 
