@@ -156,7 +156,7 @@ def test_the_step_that_a_change_demands(name, released, repository, monkeypatch)
         published = replace(published, manifest=without(published.manifest, not_published))
     if columns:
         now = {**now, "new": now["label"]} if columns == "new" else {k: v for k, v in now.items() if k != "fold_2"}
-        monkeypatch.setattr(publish_module, "features_metadata", lambda part: now)
+        monkeypatch.setattr(publish_module, "features_metadata", lambda part, small: now)
     new = change(released)
     found = demanded_step(repository, new, published)
     assert found[0] == step and re.search(why, found[1]), found
@@ -423,6 +423,7 @@ class Builds:
             configs=["segmented", "unlabeled"],
             expected=Expected.load(f"{small}.expected.json"),
             workers=1,
+            max_side=None,
             send_at_once=True,
         )
         self.maker = SourceMaker(repository, edition("1.0.0"), options)
