@@ -32,7 +32,7 @@ OBJECT_FACTS = (
 
 def pytest_collection_modifyitems(items):
     """Long groups first, so that no worker is left with one at the end."""
-    first = ["full", "versions", "readers", "quality", "real", "card", "review"]
+    first = ["full", "versions", "readers", "quality", "real", "card", "cluster", "review", "small"]
 
     def rank(item):
         group = item.get_closest_marker("xdist_group")
