@@ -254,6 +254,13 @@ def test_what_is_told_of_a_cluster_that_changes():
         list(finished(pool, {job: "one"}))
 
 
+def test_workers_are_of_a_cluster_or_of_this_machine(source, tmp_path, capsys):
+    workers = ("--cluster", "tcp://127.0.0.1:9", "--workers", str(os.cpu_count()))
+    with pytest.raises(SystemExit):
+        main(command(str(source), str(tmp_path / "out"), source, *workers))
+    assert "argument --workers: not allowed with argument --cluster" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", [review, publish, card])
 def test_other_commands_take_no_address(command, capsys):
     version = ["--repo-id", "ns/x", "--version", "1.0.0", "--dry-run"]

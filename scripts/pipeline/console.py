@@ -58,7 +58,8 @@ def number(text: str) -> int:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Adds --workers, a number of processes."""
-    parser.add_argument("--workers", type=number, default=os.cpu_count(), help="processes (default: one per core)")
+    cores = str(os.cpu_count())  # a text, from which argparse tells the same number when that is given
+    parser.add_argument("--workers", type=number, default=cores, help="processes (default: one per core)")
 
 
 def add_max_side(parser: argparse.ArgumentParser, about: str) -> None:
