@@ -1,5 +1,6 @@
 """scripts.bench runs. What it measures is for scripts/README.md, and not for a test."""
 
+import os
 import re
 import subprocess
 import sys
@@ -9,8 +10,8 @@ from huggingface_hub import HfApi
 
 from scripts import bench_quality
 from scripts.bench import __main__ as bench
+from scripts.bench import build as bench_build
 from scripts.bench import growth, streams, unchanged, updates
-from scripts.bench.small import EDITIONS
 from scripts.loopback_hub import LoopbackHub
 from scripts.pipeline.card import BUFFER
 from tests.conftest import ROOT, sha256_of
@@ -23,11 +24,12 @@ load_dataset("imagefolder", data_dir=sys.argv[1], split="train").push_to_hub("ns
 
 
 @pytest.mark.slow
-def test_the_tables_of_a_build_come_out(source, tmp_path, capsys):
+def test_the_tables_of_a_build_come_out(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench_build, "RIVALS", {"generator": "GeneratorBasedBuilder"})
     archive = source / "hyper-kvasir-labeled-images.zip"
     assert bench.main(["build", "--archive", str(archive), "--runs", "1", "--work", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert said.count("push_to_hub") == said.count("GeneratorBasedBuilder") == 2 and "WebDataset" in said
+    assert said.count("GeneratorBasedBuilder") == said.count("unzip -q") == 2
     assert [path.name for path in tmp_path.iterdir()] == [".hyper-kvasir-bench"]
 
 
@@ -48,7 +50,8 @@ def test_the_table_of_unchanged_builds_comes_out(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_tables_of_growth_come_out(tmp_path):
+def test_the_tables_of_growth_come_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "RUNS", 1)
     said = growth.bench_growth(str(tmp_path / "growth"), images=[3], files=[2])
     assert "load_dataset" in said and "requests" in said
 
@@ -83,14 +86,17 @@ def test_the_tables_of_streams_come_out(source, real, tmp_path, capsys, monkeypa
 
 
 @pytest.mark.slow
-def test_the_tables_of_the_small_edition_come_out(source, real, tmp_path, capsys):
-    """The last is of real images: the header tells polyps in the full edition, and not in the small one."""
-    archive = ["--archive", str(source / "hyper-kvasir-labeled-images.zip"), "--runs", "1"]
-    assert bench.main(["small", *archive, "--official", str(real), "--work", str(tmp_path)]) == 0
+def test_the_tables_of_the_small_edition_come_out(source, tmp_path, capsys):
+    """The last is of a folder as that of the real images: the header tells nothing in the small edition."""
+    labeled = source / "hyper-kvasir-labeled-images.zip"
+    (tmp_path / "official/labeled-sample").mkdir(parents=True)
+    for path in source.iterdir():
+        os.link(path, tmp_path / "official" / ("labeled-sample" if path == labeled else "") / path.name)
+    flags = ["--official", str(tmp_path / "official"), "--runs", "1", "--work", str(tmp_path / "work")]
+    assert bench.main(["small", "--archive", str(labeled), *flags]) == 0
     said = capsys.readouterr().out
-    full, scaled = (re.findall(rf"^{name} +[\d.]+ +([\d.]+) +([\d.]+)", said, re.MULTILINE)[-1] for name in EDITIONS)
-    assert float(full[1]) > 0.95 and scaled[1] == "0.50" and float(scaled[0]) < 2 < float(full[0])
-    assert "of decoding" in said and "first example" in said
+    scaled = re.findall(r"^small +([\d.]+) +([\d.]+) +([\d.]+)", said, re.MULTILINE)[-1]
+    assert scaled[2] == "0.50" and "of decoding" in said and "first example" in said
 
 
 @pytest.mark.slow

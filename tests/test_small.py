@@ -24,7 +24,7 @@ from scripts.review import main as review
 from scripts.verify import main as verify
 from tests.conftest import build, tree
 from tests.fake_source import write_source
-from tests.publisher import REPO, Publisher
+from tests.publisher import FEW, REPO, Publisher
 
 SIDE = 64
 FLAGS = ["--max-side", str(SIDE)]
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.xdist_group("small")
 def drawn_source(tmp_path_factory):
     """Images of some 160 x 120 pixels, all parts."""
     folder = tmp_path_factory.mktemp("source")
-    write_source(folder, unlabeled=40)
+    write_source(folder, findings=FEW, unlabeled=20)
     return folder
 
 
@@ -370,16 +370,18 @@ def test_reduced_decoding_gives_nearly_the_same_picture_of_real_images(real):
 # ------------------------------------------------------------------------------------------------- beside all else
 
 
-def test_metadata_is_that_of_the_full_edition(both, copy, drawn_source, tmp_path, capsys):
+def test_metadata_is_that_of_the_full_edition(tmp_path, capsys):
     """Facts, pairs and folds are of the originals: the file is the same."""
-    full = shutil.copytree(both[0], tmp_path / "full")
-    flags = ["--expect", f"{drawn_source}/expected.json", "--workers", "1"]
-    assert quality(["--source", str(drawn_source), "--out", str(full), *flags]) == 0
-    assert quality(["--source", str(drawn_source), "--out", str(copy), *flags]) == 0
-    assert (copy / leaks.METADATA_FILE).read_bytes() == (full / leaks.METADATA_FILE).read_bytes()
+    source, full, scaled = (tmp_path / name for name in ("source", "full", "small"))
+    write_source(source, parts=["segmented"], segmented=8)
+    flags = ["--expect", f"{source}/expected.json", "--workers", "1"]
+    for out, edition in ((full, []), (scaled, FLAGS)):
+        build(source, out, "--config", "segmented", *edition)
+        assert quality(["--source", str(source), "--out", str(out), *flags]) == 0
+    assert (scaled / leaks.METADATA_FILE).read_bytes() == (full / leaks.METADATA_FILE).read_bytes()
     capsys.readouterr()
-    assert verified(copy, drawn_source, "--source", str(drawn_source)) == 0, capsys.readouterr().out
-    assert "Facts about a file and its picture are of the original" in (copy / "README.md").read_text()
+    assert verified(scaled, source, "--source", str(source)) == 0, capsys.readouterr().out
+    assert "Facts about a file and its picture are of the original" in (scaled / "README.md").read_text()
 
 
 def test_card_and_review_page_are_made_of_it(copy, drawn_source, tmp_path):
@@ -397,7 +399,7 @@ def test_it_is_published_beside_the_full_one(tmp_path_factory, tmp_path):
     from scripts.loopback_hub import LoopbackHub
 
     work = tmp_path_factory.mktemp("publish")
-    write_source(work / "source", unlabeled=3)
+    write_source(work / "source", findings=FEW, unlabeled=3)
     configs = ["--config", "labeled", "--config", "segmented"]
     for name, flags in (("full", []), ("small", FLAGS)):
         build(work / "source", work / name, *configs, *flags)
@@ -410,7 +412,7 @@ def test_it_is_published_beside_the_full_one(tmp_path_factory, tmp_path):
         for flags in ([], ["--full"]):
             code, said = publisher.verify("--revision", "v1.0.0", "--expect", work / "small.expected.json", *flags)
             assert code == 0, said
-        write_source(work / "relabeled", unlabeled=3, relabel=1)
+        write_source(work / "relabeled", findings=FEW, unlabeled=3, relabel=1)
         shutil.copy(work / "relabeled/expected.json", tmp_path / "work.expected.json")
         flags = ["--source", work / "relabeled", *configs]
         publisher.refused("holds images of at most 64 pixels", tmp_path / "work", "2.0.0", *flags)
