@@ -11,10 +11,12 @@ from huggingface_hub import HfApi
 from scripts import bench_quality
 from scripts.bench import __main__ as bench
 from scripts.bench import build as bench_build
-from scripts.bench import growth, streams, unchanged, updates
+from scripts.bench import growth, small, sources, streams, unchanged, updates
 from scripts.loopback_hub import LoopbackHub
+from scripts.pipeline import measure
 from scripts.pipeline.card import BUFFER
 from tests.conftest import ROOT, sha256_of
+from tests.processes import Process
 
 PUSH = """
 import sys
@@ -23,8 +25,25 @@ load_dataset("imagefolder", data_dir=sys.argv[1], split="train").push_to_hub("ns
 """
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Python commands that are measured are forked, as `tests.processes` does: they need not import it all again."""
+
+    def run(command):
+        if command[0] != sys.executable:
+            return measure.run(command)
+        flag, what, *rest = command[1:]
+        code = f"import sys\nsys.argv = {['-c', *map(str, rest)]!r}\n{what}" if flag == "-c" else None
+        status, _, said = Process(dict(os.environ), None if code else [what, *rest], code=code).end()
+        assert status == 0, said
+        return measure.Run(0.2, 0.1 if "Parquet files:" in said else None, 0.2, 10**8)
+
+    for module in (bench_build, growth, small, sources, unchanged):
+        monkeypatch.setattr(module, "run", run)
+
+
 @pytest.mark.slow
-def test_the_tables_of_a_build_come_out(source, tmp_path, capsys, monkeypatch):
+def test_the_tables_of_a_build_come_out(source, tmp_path, capsys, monkeypatch, forked):
     monkeypatch.setattr(bench_build, "RIVALS", {"generator": "GeneratorBasedBuilder"})
     archive = source / "hyper-kvasir-labeled-images.zip"
     assert bench.main(["build", "--archive", str(archive), "--runs", "1", "--work", str(tmp_path)]) == 0
@@ -45,12 +64,12 @@ def test_the_rival_writes_what_push_to_hub_uploads(source, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_table_of_unchanged_builds_comes_out(tmp_path):
+def test_the_table_of_unchanged_builds_comes_out(tmp_path, forked):
     assert "10 labels changed" in unchanged.bench_unchanged(str(tmp_path / "unchanged"), unlabeled=3)
 
 
 @pytest.mark.slow
-def test_the_tables_of_growth_come_out(tmp_path, monkeypatch):
+def test_the_tables_of_growth_come_out(tmp_path, monkeypatch, forked):
     monkeypatch.setattr(growth, "RUNS", 1)
     said = growth.bench_growth(str(tmp_path / "growth"), images=[3], files=[2])
     assert "load_dataset" in said and "requests" in said
@@ -74,7 +93,8 @@ def test_the_table_of_updates_comes_out(source, tmp_path, capsys, monkeypatch):
 @pytest.mark.slow
 def test_the_tables_of_streams_come_out(source, real, tmp_path, capsys, monkeypatch):
     """The first is of all official labels: it holds what the card says of files as they are built."""
-    for name, value in {"LIMITS": {"as built": None}, "BUFFERS": (BUFFER,), "SEEDS": 3, "ROUNDS": 1}.items():
+    settings = {"LIMITS": {"as built": None}, "BUFFERS": (BUFFER,), "SEEDS": 3, "ROUNDS": 1, "DELAY": 0, "IMAGES": 9}
+    for name, value in settings.items():
         monkeypatch.setattr(streams, name, value)
     archive = ["--archive", str(source / "hyper-kvasir-labeled-images.zip")]
     assert bench.main(["streams", *archive, "--official", str(real), "--work", str(tmp_path)]) == 0
@@ -86,12 +106,13 @@ def test_the_tables_of_streams_come_out(source, real, tmp_path, capsys, monkeypa
 
 
 @pytest.mark.slow
-def test_the_tables_of_the_small_edition_come_out(source, tmp_path, capsys):
+def test_the_tables_of_the_small_edition_come_out(source, tmp_path, capsys, monkeypatch, forked):
     """The last is of a folder as that of the real images: the header tells nothing in the small edition."""
     labeled = source / "hyper-kvasir-labeled-images.zip"
     (tmp_path / "official/labeled-sample").mkdir(parents=True)
     for path in source.iterdir():
         os.link(path, tmp_path / "official" / ("labeled-sample" if path == labeled else "") / path.name)
+    monkeypatch.setattr(streams, "DELAY", 0)
     flags = ["--official", str(tmp_path / "official"), "--runs", "1", "--work", str(tmp_path / "work")]
     assert bench.main(["small", "--archive", str(labeled), *flags]) == 0
     said = capsys.readouterr().out
