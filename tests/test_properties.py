@@ -4,7 +4,7 @@ import io
 import zipfile
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from scipy import ndimage
@@ -26,6 +26,8 @@ def test_components_are_those_of_scipy(mask):
 @given(st.dictionaries(IDS, st.integers(1, 40), min_size=1, max_size=60), IDS, st.integers(1, 10))
 @settings(max_examples=200, deadline=None)
 def test_shards_hold_every_row_once_and_are_small(sizes, new, images):
+    ids = {*sizes, new}
+    assume(len({image_id[:4] for image_id in ids}) == len(ids))  # by 16 bits, ranges are not cut any further
     rows = [Row(image_id, Member(f"{image_id}.jpg", size)) for image_id, size in sorted(sizes.items())]
     archive, limits = ZipArchive("a.zip", "a.zip"), (100, images)
     shards = Part("unlabeled", archive, {}, rows).shards(limits)
