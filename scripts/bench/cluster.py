@@ -12,6 +12,7 @@ from collections import Counter
 
 import fsspec
 
+from scripts.bench.sources import expectations
 from scripts.pipeline.console import say, table
 from scripts.pipeline.files import below, file_sha256
 from scripts.pipeline.measure import run
@@ -28,8 +29,7 @@ def bench_cluster(work: str, archive: str) -> str:
     it. Requests are those that it has answered.
     """
     source = os.path.dirname(archive)
-    expect = os.path.join(source, "expected.json")
-    flags = ["--config", "labeled", *(["--expect", expect] if os.path.exists(expect) else [])]
+    flags = ["--config", "labeled", *expectations(source)]
     shutil.rmtree(work, ignore_errors=True)
     os.makedirs(work)
     with _servers(work) as (address, requests):

@@ -21,6 +21,7 @@ import numpy as np
 from datasets import load_dataset
 from PIL import Image, ImageOps
 
+from scripts.bench.sources import expectations
 from scripts.pipeline.card import PLACEHOLDER
 from scripts.pipeline.console import say, table
 from scripts.pipeline.measure import run
@@ -100,8 +101,7 @@ def prepare(work: str, archive: str) -> tuple[Images, str]:
     built, loose, tars = (os.path.join(work, name) for name in ("out", "loose", "tars"))
     for folder in (built, loose, tars, os.path.join(work, "cache")):
         shutil.rmtree(folder, ignore_errors=True)
-    expect = os.path.join(source, "expected.json")
-    flags = ["--expect", expect] if os.path.exists(expect) else []
+    flags = expectations(source)
     run([sys.executable, "-m", "scripts.build", "--source", source, "--config", config, "--out", built, *flags])
     rows = load_dataset(built, config, split="train").cast_column("image", datasets.Image(decode=False))
     names = rows.features["label"].names

@@ -26,6 +26,7 @@ from scripts.loopback_hub import LoopbackHub
 from scripts.pipeline.card import BUFFER
 from scripts.pipeline.console import say, table
 from scripts.pipeline.plan import make_plan
+from scripts.pipeline.stats import in_percent
 
 LIMITS = {  # (bytes, images) of a file
     "64 MB": (64 << 20, math.inf),
@@ -92,10 +93,10 @@ def by_plan(work, rows):
         for buffer in (0, *BUFFERS):
             say(f"labels in files of {name}, a buffer of {buffer}")
             passes = child("mix", folder, buffer, SEEDS if buffer else 1, env=offline(work))
-            line.append(percent(mean(entropy(found) for found, _ in passes) / perfect))
+            line.append(in_percent(mean(entropy(found) for found, _ in passes) / perfect))
             if buffer:  # what was pushed has several row groups a file, and is not read by the file
                 asked = mean(sum(size_of(files[path]) for path in opened) for _, opened in passes)
-                line.append(percent(asked / total) if name != PUSHED else "")
+                line.append(in_percent(asked / total) if name != PUSHED else "")
         lines.append(line)
     header = ("files up to", "files", "largest bytes", "most images", "not shuffled")
     header += tuple(text for buffer in BUFFERS for text in (f"buffer of {buffer:,}", "read before"))
@@ -116,10 +117,6 @@ def layouts(rows):
 
 def size_of(rows):
     return sum(row.image.size for row in rows)
-
-
-def percent(share):
-    return f"{100 * share:.1f}%"
 
 
 def offline(work):

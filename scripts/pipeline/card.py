@@ -13,10 +13,9 @@ import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 
 import jinja2
 import numpy as np
@@ -145,7 +144,7 @@ def write_card(
     repo_id: str | None = None,
     journal: Journal | None = None,
     *,
-    summaries: Mapping[str, dict] = MappingProxyType({}),
+    summaries: dict[str, dict] | None = None,
 ) -> dict:
     """Writes the card's files into `folder` where they differ; returns the manifest with its "card" entry.
 
@@ -170,7 +169,7 @@ def update_card(
     repo_id: str | None = None,
     journal: Journal | None = None,
     *,
-    summaries: Mapping[str, dict] = MappingProxyType({}),
+    summaries: dict[str, dict] | None = None,
 ) -> tuple[dict, list[str]]:
     """As `write_card`; returns the manifest and the paths that were written, removed, or kept under another name.
 
@@ -181,7 +180,7 @@ def update_card(
         return manifest, []
     old = manifest.get("card", {}).get("files", {})
     as_written = _sha256(folder, stats.FILE) == old.get(stats.FILE, {}).get("sha256")
-    known = (stats.read_stats(folder) if as_written else {}) | dict(summaries)
+    known = (stats.read_stats(folder) if as_written else {}) | (summaries or {})
     summaries = stats.collect(folder, manifest, known)
     pairs = stored_pairs(manifest, lambda path: opened(os.path.join(folder, path)))
     manifest, files = make_card(manifest, summaries, folder_examples(folder, summaries), repo_id, pairs=pairs)
@@ -475,7 +474,6 @@ def _context(manifest, parts, drawn, examples, *, repo_id, commit):
 def _small_context(max_side, parts, repo_id):
     """What the small edition loses, and what of its files still tells findings."""
     pictures = [parts[part] for part in PARTS if part in parts]
-    psnr = Counter({value: images for value, images in stats.merged("psnr", pictures)})
     masks = parts["segmented"]["mask_ious"] if "segmented" in parts else []
     lost = parts["segmented"]["lost"] if "segmented" in parts else []
     told = stats.told_by_files(parts["labeled"]) if "labeled" in parts else []
@@ -486,18 +484,18 @@ def _small_context(max_side, parts, repo_id):
         "subsampling": small.SUBSAMPLING,
         "full": repo_id.removesuffix(suffix) if repo_id.endswith(suffix) else None,
         "sampled": small.SAMPLED,
-        "images": psnr.total(),
-        "psnr": _spread(sorted(psnr.elements())),
-        "masks": _mask_context(masks) if masks else None,
+        "psnr": _spread_of(stats.merged("psnr", pictures)),
+        "masks": _spread_of(masks) if masks else None,
         "lost": len(lost),
         "lost_pixels": max((pixels for *_, pixels in lost), default=0),
         "told": [{**entry, "finding": TAXONOMY[entry["label"]].name} for entry in told],
     }
 
 
-def _mask_context(ious):
-    values = sorted(Counter({value: masks for value, masks in ious}).elements())
-    return {"images": len(values), **_spread(values)}
+def _spread_of(counted):
+    """How many values there are, and their spread, of [[value, times]]."""
+    values = [value for value, times in counted for _ in range(times)]
+    return {"number": len(values), **_spread(values)}
 
 
 def _claims(claims, parts, proven):

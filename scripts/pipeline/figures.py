@@ -104,7 +104,7 @@ def draw(parts: dict, examples: Examples, pairs: Sequence[dict] = ()) -> list[Fi
     Drawn by a process for each core.
     """
     jobs = _jobs(parts, examples, pairs)
-    with worker_pool(min(os.cpu_count(), len(jobs))) as pool:
+    with worker_pool(os.cpu_count(), len(jobs)) as pool:
         return list(pool.map(_figure, jobs))
 
 

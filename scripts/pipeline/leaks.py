@@ -269,24 +269,34 @@ def told_by_header(encoders: Sequence[Sequence]) -> list[dict]:
     for label, own in sorted(of_label.items()) if len(of_label) > 1 else ():
         here = {signature: images.get((label, signature), 0) for signature in of_signature}
         others = sum(of_signature.values()) - own
-        below, wins = 0, 0.0
-        for share in sorted({here[s] / of_signature[s] for s in of_signature}):  # from the least telling on
-            tied = [s for s in of_signature if here[s] / of_signature[s] == share]
-            mine, theirs = sum(here[s] for s in tied), sum(of_signature[s] - here[s] for s in tied)
-            wins += mine * (below + theirs / 2)
-            below += theirs
+        mine, theirs = Counter(), Counter()  # by how telling their signature is
+        for signature, number in of_signature.items():
+            mine[here[signature] / number] += here[signature]
+            theirs[here[signature] / number] += number - here[signature]
         most = max(sorted(here), key=here.get)
         told.append(
             {
                 "finding": TAXONOMY[label].name,
                 "images": own,
-                "auc": wins / (own * others) if min(own, others) >= FEW else None,
+                "auc": auc(mine, theirs) if min(own, others) >= FEW else None,
                 "signature": most,
                 "share": here[most] / own,
                 "of_others": (of_signature[most] - here[most]) / others,
             }
         )
     return told
+
+
+def auc(own: Counter, others: Counter) -> float:
+    """The share of pairs of one of `own` and one of `others`, both {value: how many}, of which the first is greater.
+
+    Equal ones count half.
+    """
+    below, wins = 0, 0.0
+    for value in sorted({*own, *others}):
+        wins += own[value] * (below + others[value] / 2)
+        below += others[value]
+    return wins / (own.total() * others.total())
 
 
 def report(rows: Sequence[dict]) -> str:

@@ -88,15 +88,10 @@ def make_plan(
             parts.append(part)
         except SourceError as error:  # the archive itself; the others are still read, to say what is wrong there too
             problems.extend(error.problems)
-    return Plan(
-        there,
-        parts,
-        _plan_shards((part for part in parts if part.name in built), max_side),
-        problems,
-        frozenset(decoded),
-        _plan_shards(part for part in parts if part.name in looked),
-        max_side,
-    )
+    # What is looked at is of the full edition, whichever is built.
+    full = _plan_shards(part for part in parts if part.name in looked or not max_side)
+    shards = _plan_shards((part for part in parts if part.name in built), max_side) if max_side else full
+    return Plan(there, parts, _of(built, shards), problems, frozenset(decoded), _of(looked, full), max_side)
 
 
 def _plan_shards(parts, max_side=None):
@@ -105,6 +100,10 @@ def _plan_shards(parts, max_side=None):
         shards = part.shards(shard_limits(part.name, max_side) if max_side else None)
         planned |= {shard.path: plan_shard(shard, max_side) for shard in shards}
     return planned
+
+
+def _of(parts, shards):
+    return {path: planned for path, planned in shards.items() if planned.shard.part in parts}
 
 
 def directory_digest(part: Part) -> str:

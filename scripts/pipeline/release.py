@@ -123,8 +123,9 @@ class SourceMaker:
     def plan(self) -> Plan:
         """The shards of all that is in the archives. Raises SourceError with all that is wrong there."""
         options = self.options
-        settings = {"looked": self.looked, "max_side": options.max_side}
-        plan = make_plan(options.archives, options.configs, options.expected, **settings)
+        plan = make_plan(
+            options.archives, options.configs, options.expected, looked=self.looked, max_side=options.max_side
+        )
         plan.problems.settle(checks=True)
         return plan
 
@@ -245,8 +246,8 @@ class SourceMaker:
         entries = {path: entry for path, (entry, _) in files.items()}
         contents = {path: content for path, (_, content) in files.items()}
         sources = old["sources"] | self.fingerprints
-        settings = {"max_side": self.options.max_side}
-        manifest = make_manifest([*configs, *old["configs"]], sources, entries, SCHEMA, **settings)
+        configs = [*configs, *old["configs"]]
+        manifest = make_manifest(configs, sources, entries, SCHEMA, max_side=self.options.max_side)
         if not self.built and "versions" in old:
             manifest["versions"] = old["versions"]  # that the files were written with
         result = Verified(configs=list(manifest["configs"]))

@@ -45,7 +45,7 @@ def image_bytes(max_side: int) -> int:
 
 def small_key(max_side: int) -> list:
     """What a file of the small edition depends on beyond what a full one does."""
-    return [SCHEMA, max_side, QUALITY, DECODED, SAMPLED]
+    return [SCHEMA, max_side, QUALITY, SUBSAMPLING, DECODED, SAMPLED]
 
 
 def scaled_size(width: int, height: int, max_side: int) -> tuple[int, int]:
@@ -115,9 +115,8 @@ def _scaled(data, size, times):
 
 def _encoded(image):
     buffer = io.BytesIO()
-    image.save(
-        buffer, "JPEG", quality=QUALITY, subsampling=SUBSAMPLING
-    )  # the tables of the standard: one header for all
+    # By the tables of the standard: one header for all.
+    image.save(buffer, "JPEG", quality=QUALITY, subsampling=SUBSAMPLING)
     return buffer.getvalue()
 
 
@@ -153,12 +152,12 @@ def _shrunk_masks(row, size, loss):
         with Image.open(io.BytesIO(row[name]["bytes"])) as image:
             small = image.resize(size, Image.Resampling.NEAREST)
             pixels[name] = np.asarray(image), np.asarray(small)
-            back = small.resize(image.size, Image.Resampling.NEAREST)
         buffer = io.BytesIO()
         small.save(buffer, "PNG")
         shrunk[name] = {**row[name], "bytes": buffer.getvalue()}
         if name == "mask":
-            one, other = (np.asarray(mask) > 0 for mask in (image, back))
+            back = small.resize(image.size, Image.Resampling.NEAREST)
+            one, other = pixels[name][0] > 0, np.asarray(back) > 0
             loss.mask_ious[round(np.count_nonzero(one & other) / np.count_nonzero(one | other), 3)] += 1
     before, after = (np.bincount(some.ravel(), minlength=256) for some in pixels["instances"])
     gone = np.flatnonzero((before > 0) & (after == 0))

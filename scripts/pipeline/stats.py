@@ -398,11 +398,7 @@ def auc_of_bits(bits: Sequence[Sequence], label: int) -> float:
     own, others = Counter(), Counter()
     for of, value, images in bits:
         (own if of == label else others)[value] += images
-    below, wins = 0, 0.0
-    for value in sorted({*own, *others}):
-        wins += own[value] * (below + others[value] / 2)
-        below += others[value]
-    return wins / (own.total() * others.total())
+    return leaks.auc(own, others)
 
 
 def objects_of(segmented: dict, kind: str) -> list[Object]:
