@@ -1,5 +1,6 @@
 """scripts.bench runs. What it measures is for scripts/README.md, and not for a test."""
 
+import json
 import os
 import re
 import subprocess
@@ -38,8 +39,16 @@ def forked(monkeypatch):
         assert status == 0, said
         return measure.Run(0.2, 0.1 if "Parquet files:" in said else None, 0.2, 10**8)
 
+    def child(function, *arguments, env):
+        code = f"import json, os, sys\nfrom scripts.bench.streams import {function}\nprint(json.dumps({function}"
+        code += f"(*json.loads({json.dumps(arguments)!r}))))\nsys.stdout.flush(); os._exit(0)"
+        status, printed, said = Process(env, code=code).end()
+        assert status == 0, said
+        return json.loads(printed.splitlines()[-1])
+
     for module in (bench_build, growth, small, sources, unchanged):
         monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(streams, "child", child)
 
 
 @pytest.mark.slow
@@ -91,7 +100,7 @@ def test_the_table_of_updates_comes_out(source, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_tables_of_streams_come_out(source, real, tmp_path, capsys, monkeypatch):
+def test_the_tables_of_streams_come_out(source, real, tmp_path, capsys, monkeypatch, forked):
     """The first is of all official labels: it holds what the card says of files as they are built."""
     settings = {"LIMITS": {"as built": None}, "BUFFERS": (BUFFER,), "SEEDS": 3, "ROUNDS": 1, "DELAY": 0, "IMAGES": 9}
     for name, value in settings.items():
