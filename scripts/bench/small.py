@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hyper_kvasir import TAXONOMY
+from hyper_kvasir import TAXONOMY, Expected, Part
 from scripts.bench.sources import expectations
 from scripts.bench.streams import streamed
 from scripts.bench.updates import hub_bytes
@@ -16,6 +16,9 @@ from scripts.pipeline import leaks, stats
 from scripts.pipeline.console import say, table
 from scripts.pipeline.manifest import part_of_path, read_manifest
 from scripts.pipeline.measure import run
+from scripts.pipeline.parquet import write_shard
+from scripts.pipeline.plan import make_plan, plan_shard
+from scripts.pipeline.small import shard_limits
 
 SIDE = 256
 DECODE = "decoding alone, by Pillow"
@@ -30,7 +33,7 @@ def bench_small(work: str, archive: str, official: str, runs: int) -> str:
     shutil.rmtree(work, ignore_errors=True)
     os.makedirs(work)
     built, builds = _build(work, archive, runs)
-    texts = [builds, _feed(work, built), _stream(work, built), _real(work, official)]
+    texts = [builds, _feed(work, built), _stream(work, built, official), _real(work, official)]
     shutil.rmtree(work)
     return "\n\n".join(texts)
 
@@ -88,17 +91,32 @@ def _feed(work, built):
     return table(("edition", "into a DataLoader at 224 pixels", *columns), rows)
 
 
-def _stream(work, built):
+def _stream(work, built, official):
     """The first example of each edition from a loopback Hub that is slow, and its bytes."""
-    rows = []
+    rows, published = [], {}
     for name, folder in built.items():
-        files = {path: os.path.join(folder, path) for path in read_manifest(folder)["files"]}
+        published[name] = {path: os.path.join(folder, path) for path in read_manifest(folder)["files"]}
+    published["small, unlabeled"] = _as_unlabeled(work, official)
+    for name, files in published.items():
         hub = os.path.join(work, f"hub-{name}")
         hub_bytes(hub, files, {}, [])
         found = min((streamed(hub, None, STREAMED, shaped=True) for _ in range(2)), key=lambda run: run.first_seconds)
         rows.append((name, f"{found.first_seconds:.2f}", *found.before, f"{found.rate:.0f}"))
     header = ("edition", "first example (s)", "requests", "bytes", "images/s after, not decoded")
     return "from a loopback Hub of 50 ms a request and 50 MB/s\n" + table(header, rows)
+
+
+def _as_unlabeled(work, official):
+    """{path: file} of as many real images as a file of the small edition's unlabeled part has at most.
+
+    The path is a labeled one, which is what `streamed` reads.
+    """
+    limits = shard_limits("unlabeled", SIDE)
+    part = make_plan([official], ["segmented"], Expected.load(None), checks=False).parts[0]
+    (shard,) = Part("unlabeled", part.archive, {}, part.rows[: limits[1]]).shards(limits)
+    place = os.path.join(work, "unlabeled.parquet")
+    write_shard(*plan_shard(shard, SIDE), place, max_side=SIDE)
+    return {"data/labeled/all/all/00.parquet": place}
 
 
 def _real(work, official):
