@@ -714,7 +714,7 @@ class FolderArchive(Archive):
     def list(self, part, problems, with_crcs=False):
         members = {}
         root = os.path.join(self.path, f"{part}-images")
-        for name, size, wrong in (_objects_below if "://" in root else _files_below)(root, problems):
+        for name, size, wrong in _files_below(root, problems):
             if wrong:
                 problems.add(f"{os.path.join(root, *name.split('/'))} {wrong}")
             else:
@@ -835,7 +835,7 @@ def _inflated(body, size):
 
 
 def _file_state(path):
-    if "://" in path:
+    if _is_address(path):
         system, inside = _remote(path)
         return path, system.size(inside), system.ukey(inside)
     return path, os.stat(path).st_size, os.stat(path).st_mtime_ns
@@ -843,6 +843,9 @@ def _file_state(path):
 
 def _files_below(root, problems):
     """(path below a folder, bytes, why it is refused or None) of each file there; no clutter."""
+    if _is_address(root):
+        yield from _objects_below(root)
+        return
 
     def unlisted(error):
         problems.add(f"{error.filename}: cannot be listed ({error.strerror}); give yourself read permission")
@@ -857,7 +860,7 @@ def _files_below(root, problems):
                 yield name, 0 if wrong else os.path.getsize(path), wrong
 
 
-def _objects_below(root, problems):
+def _objects_below(root):
     """The same of an address."""
     system, inside = _remote(root)
     system.invalidate_cache()  # an earlier listing
@@ -956,12 +959,12 @@ def _implausible(info, end):
 
 def _read_range(path, start, length):
     """Bytes of a local or remote file; one Range request each of a remote one."""
-    if "://" not in path:
+    if not _is_address(path):
         with open(path, "rb", buffering=0) as file:  # anew each time: the user may have put a better one in its place
             file.seek(start)
             return file.read(length)
     system, inside = _remote(path)
-    # No read-ahead, as members lie anywhere; where reading is asynchronous there is none, nor a word for it.
+    # No read-ahead, as members lie anywhere. Asynchronous file systems read none, and do not know the setting.
     how = {} if system.async_impl else {"cache_type": "none"}
     try:
         return system.cat_file(inside, start=start, end=start + length, **how)
@@ -973,7 +976,7 @@ def _read_range(path, start, length):
 
 def _blocks(path, size):
     """A local or remote file in order; of a remote one some blocks are asked for at once, as one comes slowly."""
-    if "://" not in path:
+    if not _is_address(path):
         block = memoryview(bytearray(1 << 18))  # used again, as fresh memory is slow
         with open(path, "rb", buffering=0) as file:
             for read in iter(lambda: file.readinto(block), 0):
@@ -988,7 +991,7 @@ def _blocks(path, size):
 
 def _read(path, most):
     """The bytes of a local or remote file; of a local one at most so many."""
-    if "://" not in path:
+    if not _is_address(path):
         with open(path, "rb") as file:
             return file.read(most)
     system, inside = _remote(path)
@@ -997,21 +1000,21 @@ def _read(path, most):
 
 def _opened(path):
     """A local or remote file, open to be read."""
-    if "://" not in path:
+    if not _is_address(path):
         return open(path, "rb")
     system, inside = _remote(path)
     return system.open(inside, "rb", block_size=1 << 20)
 
 
 def _is_file(path):
-    if "://" not in str(path):
+    if not _is_address(path):
         return os.path.isfile(path)
     system, inside = _remote(path)
     return system.isfile(inside)
 
 
 def _is_folder(path):
-    if "://" not in str(path):
+    if not _is_address(path):
         return os.path.isdir(path)
     system, inside = _remote(path)
     return system.isdir(inside)
@@ -1019,10 +1022,15 @@ def _is_folder(path):
 
 def _names(path):
     """The names in a local or remote folder."""
-    if "://" not in path:
+    if not _is_address(path):
         return os.listdir(path)
     system, inside = _remote(path)
     return [posixpath.basename(name.rstrip("/")) for name in system.ls(inside, detail=False)]
+
+
+def _is_address(path):
+    """Whether a path is a URL, or an address of another kind that fsspec knows."""
+    return "://" in str(path)
 
 
 def _remote(path):
@@ -1076,7 +1084,7 @@ def _folder_of(path):
     """The folder of a source, which may be given as the zip in it."""
     if not _is_file(path):
         return path
-    return os.path.dirname(path if "://" in str(path) else os.path.abspath(path))
+    return os.path.dirname(path if _is_address(path) else os.path.abspath(path))
 
 
 def missing_archive(part: str, folders: Sequence[str]) -> str:
@@ -1164,7 +1172,7 @@ def _download(dl_manager, official):
 
 def _check_download(path, official):
     """Raises SourceError if what arrived is not an archive or, when streaming, if nothing answers."""
-    with fsspec.open(path, "rb", **({"cache_type": "none"} if "://" in path else {})) as file:
+    with fsspec.open(path, "rb", **({"cache_type": "none"} if _is_address(path) else {})) as file:
         what = _not_a_zip(file.read(512)) if official.name.endswith(".zip") else None
     if what:
         if os.path.isfile(path):
@@ -1652,13 +1660,14 @@ def _wrong_boxes(size, corners):
 
 # One row group a file, for apache/arrow#45214: streaming a file of several hangs when the program ends. So files are
 # kept small enough to be read at once, which also mixes and shares them better.
-# The most bytes and images of a file, by part. By `scripts.bench streams`, the entropy of labels that are streamed is
-# 94.6% of full with 32 MB (205 files), 97.2% with 16 MB (521), and 97.6% with 32 MB and 64 images (329).
+# The most bytes and images of a file, by part. By `scripts.bench streams`, the entropy of labels that are streamed with
+# the card's buffer of 600 images is 94.6% of full with 32 MB (205 files), 97.2% with 16 MB (521), and 97.6% with 32 MB
+# and 64 images (329). Others need that measured again, and `mixed` in dataset_card/metadata.yaml.
 SHARD_LIMITS = {"labeled": (32 << 20, 64), "segmented": (64 << 20, math.inf), "unlabeled": (64 << 20, math.inf)}
 
 
 class Shard(NamedTuple):
-    """A Parquet file to be written: rows of one cell, sorted by image id. Its bytes follow from these fields alone."""
+    """A Parquet file to be written: rows of one cell, sorted by image id. Its bytes follow from these fields."""
 
     path: str  # in the repository
     part: str

@@ -49,7 +49,7 @@ from scripts.pipeline.hub import PublishError, Repository, check_branch, check_t
 from scripts.pipeline.manifest import FILE, built_manifest, read_manifest
 from scripts.pipeline.output import STAGING, check_beside, check_output, only_builder_of
 from scripts.pipeline.publish import changelog_entry, parse_version, publish
-from scripts.pipeline.release import BuildOptions, Edition, FolderMaker, SourceMaker
+from scripts.pipeline.release import BuildOptions, FolderMaker, ReleaseInfo, SourceMaker
 from scripts.pipeline.unfinished import abandon, finish
 
 # Options of a publication, which mean nothing to --finish and --abandon.
@@ -86,19 +86,23 @@ def run_on(repository: Repository, args) -> str:
         built_manifest(args.folder)  # that it is one, before the Hub is asked anything
         repository.follow_rename()
         return publish(
-            repository, FolderMaker(args.folder, edition(args, repository), args.expected, args.workers), **settings
+            repository,
+            FolderMaker(args.folder, release_info(args, repository), args.expected, args.workers),
+            **settings,
         )
     with work_folder(args.folder, args.source):
         repository.follow_rename()
-        done = publish(repository, SourceMaker(repository, edition(args, repository), build_options(args)), **settings)
+        done = publish(
+            repository, SourceMaker(repository, release_info(args, repository), build_options(args)), **settings
+        )
         if not args.dry_run:  # else what an earlier try has built is left for the next one
             shutil.rmtree(os.path.join(args.folder, STAGING), ignore_errors=True)
         return done
 
 
-def edition(args, repository: Repository) -> Edition:
+def release_info(args, repository: Repository) -> ReleaseInfo:
     """What the release is called, by the name that the repository has now."""
-    return Edition(args.version, repository.repo_id, read_changelog(args.changelog, args.version))
+    return ReleaseInfo(args.version, repository.repo_id, read_changelog(args.changelog, args.version))
 
 
 def read_changelog(path: str, version: str) -> str:

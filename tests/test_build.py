@@ -202,18 +202,15 @@ def test_workers_do_not_change_a_byte(source, built, tmp_path):
 
 
 def scribble():
-    with memory_for(1) as memory:
-        memory[0] = 2
+    memory_for(1)[0] = 2
 
 
 def test_forked_workers_make_files_in_memory_of_their_own():
     """Also where the process that forked them has made one, as a publication does of metadata."""
-    with memory_for(1) as memory:
-        memory[0] = 1
+    memory_for(1)[0] = 1
     with worker_pool(2) as pool:
         pool.submit(scribble).result()
-    with memory_for(1) as memory:
-        assert memory[0] == 1
+    assert memory_for(1)[0] == 1
 
 
 def test_nothing_changed_nothing_written(source, built, tmp_path, capsys):

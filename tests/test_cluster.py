@@ -227,7 +227,7 @@ def test_what_cannot_be_used_is_refused_before_any_work(cluster, s3, at_s3, sour
         here = environment()
         patch.setattr("scripts.pipeline.cluster.environment", lambda: here | {"pyarrow": "1.0"})
         said = refused(at_s3, "s3://bucket/new", *there)
-        assert said.count(f": has pyarrow {here['pyarrow']}, this has 1.0\n") == 2
+        assert said.count(f": has pyarrow {here['pyarrow']}, this process has 1.0\n") == 2
     folder = tmp_path / "not shared"
     with monkeypatch.context() as patch:  # what a worker on another machine would see of it
         patch.setattr("scripts.pipeline.pool.absolute", lambda place: f"{place}/elsewhere")
@@ -245,7 +245,9 @@ def test_what_is_told_of_a_cluster_that_changes():
     """A worker that comes while others work is asked, too; one job may have killed several."""
     from distributed import KilledWorker
 
-    with pytest.raises(BuildError, match=f"a worker that came later has Python {environment()['Python']}, this has 2"):
+    with pytest.raises(
+        BuildError, match=f"a worker that came later has Python {environment()['Python']}, this process has 2"
+    ):
         _as_here(environment() | {"Python": "2"}, abs, [1], {})
     assert _as_here(environment(), int, ["11"], {"base": 2}) == 3
     job = Future()

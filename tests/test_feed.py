@@ -80,7 +80,7 @@ SIZES = [
 def test_every_scale_and_shape(code, short, long):
     for size in ((short, long), (long, short)):
         data = picture(*size)
-        check(code["small"]({"bytes": data}, *size), data)
+        check(code["cropped"]({"bytes": data}, *size), data)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -89,13 +89,13 @@ def test_pictures_are_turned_upright(code, size, orientation):
     """By EXIF, whichever way round the width and height of the row are."""
     data = picture(*size, orientation=orientation)
     for width, height in (size, size[::-1]):
-        check(code["small"]({"bytes": data}, width, height), data, 30)  # a turned crop may be half a pixel off
+        check(code["cropped"]({"bytes": data}, width, height), data, 30)  # a turned crop may be half a pixel off
 
 
 def test_gray_pictures_are_rgb(code):
     for size in ((300, 240), (1013, 1225)):
         data = picture(*size, mode="L")
-        pixels = code["small"]({"bytes": data}, *size)
+        pixels = code["cropped"]({"bytes": data}, *size)
         check(pixels, data)
         assert (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all()
 
@@ -107,7 +107,7 @@ def test_real_pictures_differ_by_what_the_card_says(code, real):
         for name in random.Random(0).sample(names, 60):
             data = archive.read(name)
             with Image.open(io.BytesIO(data)) as image:
-                pixels = code["small"]({"bytes": data}, *image.size)
+                pixels = code["cropped"]({"bytes": data}, *image.size)
             found.append(difference(pixels, decoded_whole(data, WHOLE)))
     psnr, apart = np.transpose(found)
     assert psnr.mean() > 44 and psnr.min() > 39 and apart.mean() < 0.75

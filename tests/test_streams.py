@@ -14,6 +14,7 @@ from datasets.distributed import split_dataset_by_node
 from hyper_kvasir import VIEWS, Member, Part, Row, ZipArchive
 from scripts.bench import streams
 from scripts.pipeline.card import BUFFER, _stream_context
+from scripts.pipeline.small import shard_limits
 from tests.conftest import block_in_card
 
 BUFFERED = 40  # images, less than a third of the labeled ones
@@ -137,6 +138,7 @@ def test_files_are_within_the_limits_of_their_part():
         return max(len(shard.rows) for shard in shards), max(shard.image_bytes for shard in shards)
 
     assert [most(part, 1)[0] <= 64 for part in ("labeled", "segmented", "unlabeled")] == [True, False, False]
+    assert shard_limits("labeled", 64)[1] == 64  # in the small edition, too
     assert most("segmented", 40_000) == (1000, 40_000_000)
     assert most("labeled", 1 << 20)[1] <= 32 << 20 < most("unlabeled", 1 << 20)[1] <= 64 << 20
 

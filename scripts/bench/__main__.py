@@ -16,6 +16,7 @@ Runs alternate with the rival's; the quickest of each counts, since noise only e
 """
 
 import argparse
+import importlib.util
 import os
 import platform
 import sys
@@ -24,7 +25,7 @@ from importlib.metadata import version
 
 from scripts.bench.build import bench_build
 from scripts.bench.cluster import bench_cluster
-from scripts.bench.feed import bench_feed, missing
+from scripts.bench.feed import RIVALS, bench_feed
 from scripts.bench.growth import bench_growth
 from scripts.bench.small import bench_small
 from scripts.bench.sources import photographs
@@ -35,7 +36,8 @@ from scripts.pipeline.console import command_parser, number, say
 from scripts.pipeline.measure import claim
 
 PACKAGES = ("datasets", "huggingface-hub", "pyarrow", "pillow", "numpy", "simplejpeg", "deflate")
-BUILT = 3.05  # gigabytes that are built: of less, the start takes a share
+GIGABYTES = 0.7
+BUILT = 3.05  # that --all builds: of less, the start takes a share
 
 
 def archive_of(args: argparse.Namespace) -> str:
@@ -57,37 +59,45 @@ BENCHES = {
 }
 ALL = ("build", "unchanged", "growth", "feed", "small", "streams", "cluster")
 OF_REAL = ("small", "streams")  # which also look at real images
+NEEDS = {  # {name: what it cannot do without, and where that is named}
+    "feed": (*RIVALS, "scripts/bench/requirements.txt"),
+    "cluster": ("distributed", "s3fs", "moto", "scripts/cluster-requirements.txt -r tests/requirements.txt"),
+}
 
 
 def main(arguments=None) -> int:
     parser = command_parser("python -m scripts.bench", __doc__)
     parser.add_argument("what", nargs="?", choices=BENCHES)
     parser.add_argument("--all", action="store_true", help=f"{', '.join(ALL)}, with versions and machine")
-    about = "a labeled archive, or for feed a segmented one; default: one of generated photographs"
+    about = "a labeled archive with the fold csvs beside it, or for feed a segmented one; default: one of generated "
+    about += "photographs"
     parser.add_argument("--archive", metavar="ZIP", help=about)
-    parser.add_argument("--gigabytes", type=float, default=1.05, help="size of a generated one (default: %(default)s)")
+    size = f"size of a generated one (default: {GIGABYTES}; with --all {BUILT} for build)"
+    parser.add_argument("--gigabytes", type=float, help=size)
     official = "of small and streams: the folder of the official labels, folds and some images (default: %(default)s)"
     parser.add_argument("--official", metavar="DIR", default="../shared/source", help=official)
-    parser.add_argument(
-        "--runs", type=number, default=3, help="times that quick commands run (default: %(default)s; with --all 2)"
-    )
+    parser.add_argument("--runs", type=number, help="times that quick commands run (default: 3; with --all 2)")
     parser.add_argument("--work", metavar="DIR", default="dist/bench", help="where to write (default: %(default)s)")
     args = parser.parse_args(arguments)
     if bool(args.what) == args.all:
         parser.error("give what to measure, or --all")
     if (args.all or args.what in OF_REAL) and not os.path.isdir(args.official):
         parser.error(f"--official {args.official}: no such folder")
-    if (args.all or args.what == "feed") and missing():
-        parser.error(f"no {', '.join(missing())}: pip install -r scripts/bench/requirements.txt")
+    for name in ALL if args.all else [args.what]:
+        *packages, named = NEEDS.get(name, ("",))
+        if missing := [package for package in packages if not importlib.util.find_spec(package)]:
+            parser.error(f"{name} needs {', '.join(missing)}: pip install -r {named}")
     claim(parser, args.work)
+    args.runs = args.runs or (2 if args.all else 3)
     if not args.all:
+        args.gigabytes = args.gigabytes or GIGABYTES
         print(BENCHES[args.what](os.path.join(args.work, args.what), args))
         return 0
     print(machine(), flush=True)
     for name in ALL:
-        settings = {"runs": 2, "gigabytes": BUILT if name == "build" else args.gigabytes}
+        size = args.gigabytes or (BUILT if name == "build" else GIGABYTES)
         started = time.monotonic()
-        text = BENCHES[name](os.path.join(args.work, name), argparse.Namespace(**{**vars(args), **settings}))
+        text = BENCHES[name](os.path.join(args.work, name), argparse.Namespace(**{**vars(args), "gigabytes": size}))
         say(f"{name}: {time.monotonic() - started:.0f} s")
         print(f"\n## {name}\n\n{text}", flush=True)
     return 0

@@ -72,7 +72,7 @@ def bench_feed(work: str, archive: str, runs: int) -> str:
             f"{what}; {os.cpu_count()} cores, quickest of {runs}",
             table(("images a second, by workers", *columns), rates),
             table(("ms of CPU an image, by workers", *columns), costs),
-            *differences(images, snippet["small"]),
+            *differences(images, snippet["cropped"]),
         ]
     )
 
@@ -224,13 +224,13 @@ def to_float(batch):
 # -------------------------------------------------------------------------------------------------------- the pixels
 
 
-def differences(images: Images, small: Callable) -> list[str]:
+def differences(images: Images, cropped: Callable) -> list[str]:
     """How far the card's transform is from the same scale and crop of the whole picture; two filters, to compare."""
     rows = load_dataset(images.built, images.config, split="train").cast_column("image", datasets.Image(decode=False))
     found = {"the card's transform": [], "Pillow's bicubic filter": []}
     for row in rows.shuffle(seed=0).select(range(min(COMPARED, len(rows)))):
         whole = decoded_whole(row["image"]["bytes"], Image.Resampling.BILINEAR)
-        ours = small(row["image"], row["width"], row["height"])
+        ours = cropped(row["image"], row["width"], row["height"])
         bicubic = decoded_whole(row["image"]["bytes"], Image.Resampling.BICUBIC)
         for name, pixels in zip(found, (ours, bicubic)):
             found[name].append(difference(pixels, whole))

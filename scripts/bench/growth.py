@@ -15,7 +15,7 @@ from scripts.pipeline.console import say, table
 from scripts.pipeline.measure import run
 
 IMAGES = (1_000, 10_000, 99_417)
-FILES = (1, 100, 550)  # the whole dataset has about as many
+FILES = (1, 100, 1400)  # the whole dataset has about as many
 REPO = "ns/hyper-kvasir"
 RUNS = 2
 

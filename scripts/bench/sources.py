@@ -43,6 +43,11 @@ def expectations(source: str) -> list[str]:
     return ["--expect", path] if os.path.exists(path) else []
 
 
+def expected_of(source: str) -> Expected:
+    """A source's own numbers, if it has any; else the official ones."""
+    return Expected.load((expectations(source) or [None])[-1])
+
+
 def stored(archive: str, source: str) -> str:
     """A copy of a labeled archive, with its fold csvs, in the folder `source`: no member is compressed."""
     path, beside = os.path.join(source, os.path.basename(archive)), os.path.dirname(archive)
@@ -53,7 +58,7 @@ def stored(archive: str, source: str) -> str:
             new.writestr(zipfile.ZipInfo(info.filename, info.date_time), old.read(info))
     for file in FOLD_FILES:
         shutil.copy(os.path.join(beside, file), source)
-    expected = dataclasses.asdict(Expected.load((expectations(beside) or [None])[-1]))
+    expected = dataclasses.asdict(expected_of(beside))
     expected["sources"][os.path.basename(path)] = {"bytes": os.path.getsize(path), "sha256": file_sha256(path)}
     with open(os.path.join(source, "expected.json"), "w", encoding="utf-8") as file:
         json.dump(expected, file)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hyper_kvasir import TAXONOMY, VIEWS, Expected, Part
-from scripts.bench.sources import official
+from scripts.bench.sources import expected_of, official
 from scripts.bench.updates import REPO, hub_bytes, labeled, new_bytes, other_label, write_files
 from scripts.loopback_hub import LoopbackHub
 from scripts.pipeline.card import BUFFER
@@ -36,7 +36,7 @@ LIMITS = {  # (bytes, images) of a file
 }
 PUSHED, PUSHED_BYTES = "push_to_hub", 500_000_000  # the most bytes of a file that it makes
 BUFFERS = (1000, BUFFER)  # what datasets shuffles by, and what the card advises
-WINDOW, SEEDS = 256, 5
+WINDOW, SEEDS = 256, 3
 IMAGES, ROUNDS = 250, 2  # that are streamed from the Hub, and how often
 DELAY, BANDWIDTH = 0.05, 50_000_000  # of the Hub: seconds a request, bytes a second
 
@@ -58,7 +58,7 @@ def official_rows(work, folder):
     of all, other files would come out. Sizes are scaled so that they add up to the official archive's.
     """
     tiny = official(work, folder)
-    rows = make_plan([tiny], ["labeled"], Expected.load(os.path.join(tiny, "expected.json"))).parts[0].rows
+    rows = make_plan([tiny], ["labeled"], expected_of(tiny)).parts[0].rows
     places = [os.path.join(folder, "labeled-sample"), folder]
     at_hand = make_plan(places, ["labeled", "segmented"], Expected.load(None), checks=False).parts
     sizes = {row.image_id: row.image.size for part in at_hand for row in part.rows}
@@ -136,8 +136,7 @@ def entropy(labels):
 def from_a_hub(work, archive):
     """What an unshuffled stream of the archive costs that is published in files of several sizes, and an update."""
     source = os.path.dirname(archive)
-    expected = Expected.load(os.path.join(source, "expected.json"))
-    part = make_plan([source], ["labeled"], expected).parts[0]
+    part = make_plan([source], ["labeled"], expected_of(source)).parts[0]
     rows = random.Random(0).sample(part.rows, len(part.rows))
     relabeled = [row._replace(label=other_label(row)) for row in rows[:10]] + rows[10:]
     measured, known = {}, {}

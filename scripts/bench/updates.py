@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
-from hyper_kvasir import TAXONOMY, VIEWS, Expected, Part
+from hyper_kvasir import TAXONOMY, VIEWS, Part
+from scripts.bench.sources import expected_of
 from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.client import WRITE_TOKEN
 from scripts.pipeline import stats
@@ -45,8 +46,7 @@ def bench_updates(work: str, archive: str) -> str:
     files that differ are given to the clients, here from a machine that knows nothing of earlier uploads.
     """
     source = os.path.dirname(archive)
-    expected = Expected.load(os.path.join(source, "expected.json"))
-    part = make_plan([source], ["labeled"], expected).parts[0]
+    part = make_plan([source], ["labeled"], expected_of(source)).parts[0]
     rows = list(part.rows)
     chance = random.Random(0)
     chance.shuffle(rows)

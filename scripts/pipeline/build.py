@@ -35,9 +35,8 @@ from scripts.pipeline.files import (
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
 from scripts.pipeline.output import STAGING, BuildError, Journal, check_ours, only_builder_of, remove_leftovers
 from scripts.pipeline.parquet import write_shard
-from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
+from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, file_bytes, make_plan
 from scripts.pipeline.pool import Workers, check_workers, finished, worker_pool
-from scripts.pipeline.small import image_bytes
 
 
 def build(
@@ -69,7 +68,7 @@ def build(
 
                 given = metadata.earlier_of(absolute(folds_from))  # now, and not after the pass
             manifest = read_manifest(out) or read_manifest(os.path.join(out, STAGING))  # there, if a kill came then
-            if list(configs) == [METADATA] and manifest:  # which is the same in all editions
+            if list(configs) == [METADATA] and manifest and max_side is None:  # which is the same in all editions
                 max_side = manifest.get("max_side")
             _check_edition(out, manifest, max_side)
             parts = looked or looked_parts(configs, manifest)
@@ -97,7 +96,7 @@ def _build(plan: Plan, out: str, workers: Workers, checks: bool, expected: Expec
     old = old or {"files": {}, "sources": {}, "configs": {}, "complete": True}
     _check_cut_off(plan, out, moved)
     kept, staged, todo = _sort_out(plan, out, old["files"], workers)
-    _check_disk(out, sum(_bytes_of(planned.shard, plan.max_side) for planned in todo.values()))
+    _check_disk(out, sum(file_bytes(planned.shard, plan.max_side) for planned in todo.values()))
     with ThreadPoolExecutor(1) as disk:  # beside the work, as the disk takes nearly as long as that
         synced = []
         built = build_shards(
@@ -259,11 +258,6 @@ def _whole(folder, entries, workers):
             whole |= {path: match[0]} if match else {}
             bar.update(there[path])
     return {path: whole[path] for path in there if path in whole}
-
-
-def _bytes_of(shard, max_side):
-    """What its file takes, about."""
-    return len(shard.rows) * image_bytes(max_side) if max_side else shard.image_bytes
 
 
 def _check_disk(out, needed):

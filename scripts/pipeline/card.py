@@ -39,7 +39,7 @@ PROJECT = Path(__file__).parents[2]
 TEXTS = PROJECT / "dataset_card"
 PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication knows it; see `repo_of`
 COMMON_SIZES = 5  # of each part, named in the card
-BUFFER = 600  # images, of the card's advice to shuffle a stream; what it costs and gives: `scripts.bench streams`
+BUFFER = 600  # images, to shuffle a stream by; what it gives is measured by `scripts.bench streams`: see `mixed`
 INPUTS = 10  # files that datasets fills a buffer from at a time
 ENCODERS = 4  # kinds of JPEG files, named in the card
 # {config: split}; of the first that is there the leaks are told
@@ -571,8 +571,8 @@ def _config_context(config, splits, manifest):
 def _stream_context(split, manifest):
     """A buffer to shuffle the stream of a split by, and about what is asked for before the first row comes out of it.
 
-    datasets 5.2 fills the buffer from some files at a time, and by then reads on in each for twice as much again: in
-    all three buffers of rows, and of each the rest of its last file.
+    By then, datasets 5.2 has read about three buffers of rows, and half of the last file of each of the INPUTS that it
+    reads at a time.
     """
     files = [manifest["files"][path] for path in matching(split["files"], manifest["files"])]
     rows, size = sum(entry["rows"] for entry in files), sum(entry["bytes"] for entry in files)

@@ -56,7 +56,10 @@ class ClusterPool(Executor):
             raise BuildError(f"--cluster {self.address}: has no workers; start some with: dask worker {self.address}")
         wrong = [f"- {worker}: {_told(answer)}" for worker, answer in sorted(asked.items()) if answer]
         if wrong:
-            raise BuildError("\n".join([f"--cluster {self.address}: workers that cannot do this work:", *wrong]))
+            text = (
+                "workers that cannot do this work; start them again in a checkout like this one, with its requirements:"
+            )
+            raise BuildError("\n".join([f"--cluster {self.address}: {text}", *wrong]))
 
 
 def _told(answer):
@@ -88,7 +91,9 @@ def _code():
 def _other(wanted):
     """In a worker: how it differs from the process that it works for."""
     here = environment()
-    return "; ".join(f"has {name} {here[name]}, this has {own}" for name, own in wanted.items() if here[name] != own)
+    return "; ".join(
+        f"has {name} {here[name]}, this process has {own}" for name, own in wanted.items() if here[name] != own
+    )
 
 
 def _answer(wanted, places):
@@ -98,7 +103,7 @@ def _answer(wanted, places):
 
 def _unseen(place):
     try:
-        return "" if exists(place) else f"does not see {place}"
+        return "" if exists(place) else f"does not see {place}; use a folder that all machines share, or an address"
     except OSError as error:
         return f"does not see {place} ({error.strerror or error})"
 
@@ -107,5 +112,5 @@ def _as_here(wanted, function, arguments, settings):
     """In a worker: what a function gives, if it is as in the process that it works for. Raises BuildError if not."""
     other = _other(wanted)
     if other:
-        raise BuildError(f"a worker that came later {other}")
+        raise BuildError(f"a worker that came later {other}; start it again in a checkout like this one, and run again")
     return function(*arguments, **settings)

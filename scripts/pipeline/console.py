@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from scripts.pipeline.files import exists
 
-LEAST_SIDE, MOST_SIDE = 32, 65_535  # of images, in pixels: of less, masks and boxes are nothing; JPEG has no more
+LEAST_SIDE, MOST_SIDE = 32, 65_535  # of images, in pixels: below, nothing is left of masks and boxes; JPEG ends there
 
 
 class Progress:
@@ -58,7 +58,9 @@ def number(text: str) -> int:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Adds --workers, a number of processes."""
-    cores = str(os.cpu_count())  # a text, from which argparse tells the same number when that is given
+    cores = str(
+        os.cpu_count()
+    )  # a string: argparse takes an equal number that is given for the default, also beside --cluster
     parser.add_argument("--workers", type=number, default=cores, help="processes (default: one per core)")
 
 

@@ -63,9 +63,20 @@ _KINDS = {FileNotFoundError: errno.ENOENT, FileExistsError: errno.EEXIST, Permis
 # --------------------------------------------------------------------------------------------------------- writing
 
 
-def beside(path: str) -> str:
-    """A name beside a file, for as long as it is not whole; no other machine that writes there has it."""
-    return f"{path}.{uuid.uuid4().hex}.incomplete"
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """A name beside a file, under which to write what takes its place; nothing is left of it after an error.
+
+    No other machine that writes there has that name.
+    """
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    other = f"{path}.{uuid.uuid4().hex}.incomplete"
+    try:
+        yield other
+        os.replace(other, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(other)
 
 
 def write_file(place: str | Path, data: bytes) -> None:
@@ -73,18 +84,12 @@ def write_file(place: str | Path, data: bytes) -> None:
     if is_address(place):
         with _at(place) as (system, inside):
             return system.pipe_file(inside, data)
-    path = Path(place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    other = Path(beside(str(path)))
-    try:
-        with open(other, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(other, path)
-        sync(path.parent)
-    finally:
-        other.unlink(missing_ok=True)
+    path = os.path.abspath(place)
+    with replacing(path) as other, open(other, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    sync(os.path.dirname(path))
 
 
 def create(address: str, data: bytes) -> bool:
@@ -119,17 +124,15 @@ def lines(place: str) -> list[str]:
 _memory = threading.local()
 
 
-@contextlib.contextmanager
-def memory_for(size: int) -> Iterator[mmap.mmap]:
-    """Memory of at least `size` bytes, at the start of a page, to make a file in; the same again for the next one.
-
-    Its content is lost at the end. Fresh memory would be given page by page, at a tenth of the speed.
+def memory_for(size: int) -> mmap.mmap:
+    """Memory of at least `size` bytes, at the start of a page, to make a file in. The next call in this thread gives it
+    again: fresh memory would come page by page, at a tenth of the speed.
     """
     memory = getattr(_memory, "map", None)
     if memory is None or len(memory) < size:
         own = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # else forked workers would make their files in the same memory
         memory = _memory.map = mmap.mmap(-1, -(-size // AT_ONCE) * AT_ONCE, own)
-    yield memory
+    return memory
 
 
 def write_direct(path: str, memory: mmap.mmap, size: int) -> None:

@@ -260,31 +260,41 @@ def told_by_header(encoders: Sequence[Sequence]) -> list[dict]:
     the share of the finding among those of their signature; 0.5 by chance, and None for fewer than FEW images, or
     others, which such a rule always tells. Nothing of fewer than two findings.
     """
-    images = {(label, tuple(signature)): number for label, *signature, number in encoders}
-    of_label, of_signature = Counter(), Counter()
-    for (label, signature), number in images.items():
-        of_label[label] += number
-        of_signature[signature] += number
-    told = []
-    for label, own in sorted(of_label.items()) if len(of_label) > 1 else ():
-        here = {signature: images.get((label, signature), 0) for signature in of_signature}
-        others = sum(of_signature.values()) - own
-        mine, theirs = Counter(), Counter()  # by how telling their signature is
-        for signature, number in of_signature.items():
-            mine[here[signature] / number] += here[signature]
-            theirs[here[signature] / number] += number - here[signature]
-        most = max(sorted(here), key=here.get)
+    labels, told = sorted({label for label, *_ in encoders}), []
+    for label in labels if len(labels) > 1 else ():
+        mine, theirs = signatures(encoders, label)
+        most = max(sorted(mine), key=mine.get)
+        few = min(mine.total(), theirs.total()) < FEW
         told.append(
             {
                 "finding": TAXONOMY[label].name,
-                "images": own,
-                "auc": auc(mine, theirs) if min(own, others) >= FEW else None,
+                "images": mine.total(),
+                "auc": None if few else auc_of_header(encoders, label),
                 "signature": most,
-                "share": here[most] / own,
-                "of_others": (of_signature[most] - here[most]) / others,
+                "share": mine[most] / mine.total(),
+                "of_others": theirs[most] / theirs.total(),
             }
         )
     return told
+
+
+def auc_of_header(encoders: Sequence[Sequence], label: int) -> float:
+    """The "auc" of a finding of `told_by_header`, however few images it has."""
+    mine, theirs = signatures(encoders, label)
+    telling = {signature: mine[signature] / (mine[signature] + theirs[signature]) for signature in {*mine, *theirs}}
+    own, others = Counter(), Counter()
+    for signature, share in telling.items():
+        own[share] += mine[signature]
+        others[share] += theirs[signature]
+    return auc(own, others)
+
+
+def signatures(encoders: Sequence[Sequence], label: int) -> tuple[Counter, Counter]:
+    """{(JFIF marker, quality, subsampling): images} of a finding, and of all others."""
+    mine, theirs = Counter(), Counter()
+    for other, *signature, number in encoders:
+        (mine if other == label else theirs)[tuple(signature)] += number
+    return mine, theirs
 
 
 def auc(own: Counter, others: Counter) -> float:

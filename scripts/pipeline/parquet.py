@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 from hyper_kvasir import Problems, Shard, read_examples
 from scripts.pipeline import small, stats
 from scripts.pipeline.configs import METADATA, ORIGINAL_SIZE, features_of
-from scripts.pipeline.files import beside, is_address, memory_for, write_direct, write_file
+from scripts.pipeline.files import is_address, memory_for, replacing, write_direct, write_file
 
 KEY = b"hyper_kvasir.key"
 ROWS = b"hyper_kvasir.rows"  # a digest of each row's inputs, by which two versions of a file are compared
@@ -97,27 +96,17 @@ def write_file_of(table: pa.Table, part: str, path: str, *, key: str, row_digest
     features = features_metadata(part, ORIGINAL_SIZE[0] in table.column_names)
     noted = {name: value for name, value in (table.schema.metadata or {}).items() if name == small.LOSS}
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}}), **noted})
-    with memory_for(_most_bytes(table)) as memory:
-        sink = pa.FixedSizeBufferWriter(pa.py_buffer(memory))  # no Python in its way: pages are only copied
-        write_table(table, part, {KEY: key, ROWS: row_digests}, sink)
-        size = sink.tell()
-        data = pa.py_buffer(memory).slice(0, size)
-        if is_address(path):
-            write_file(path, data.to_pybytes())
-        else:
-            _write_to_disk(path, memory, size)
-        return _entry(data)
-
-
-def _write_to_disk(path, memory, size):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    other = beside(path)
-    try:
-        write_direct(other, memory, size)
-        os.replace(other, path)
-    finally:
-        if os.path.exists(other):
-            os.remove(other)
+    memory = memory_for(_most_bytes(table))
+    sink = pa.FixedSizeBufferWriter(pa.py_buffer(memory))  # no Python in its way: pages are only copied
+    write_table(table, part, {KEY: key, ROWS: row_digests}, sink)
+    size = sink.tell()
+    data = pa.py_buffer(memory).slice(0, size)
+    if is_address(path):
+        write_file(path, data.to_pybytes())
+    else:
+        with replacing(path) as other:
+            write_direct(other, memory, size)
+    return _entry(data)
 
 
 def _most_bytes(table):

@@ -14,7 +14,7 @@ from hyper_kvasir import Expected, Part, Problems, Shard, SourceError, locate, r
 from scripts.pipeline.configs import METADATA, VIEWS, parts_of
 from scripts.pipeline.console import say
 from scripts.pipeline.parquet import features_metadata, writer_options
-from scripts.pipeline.small import shard_limits, small_key
+from scripts.pipeline.small import image_bytes, shard_limits, small_key
 
 SCHEMA = 2  # of the stored files; increment it when the same inputs are to give other files
 
@@ -104,6 +104,11 @@ def _plan_shards(parts, max_side=None):
 
 def _of(parts, shards):
     return {path: planned for path, planned in shards.items() if planned.shard.part in parts}
+
+
+def file_bytes(shard: Shard, max_side: int | None) -> int:
+    """About the bytes of a shard's file, before it is made. `max_side`: see `Plan`."""
+    return len(shard.rows) * image_bytes(max_side) if max_side else shard.image_bytes
 
 
 def directory_digest(part: Part) -> str:

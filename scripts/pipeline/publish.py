@@ -83,7 +83,7 @@ class Published(State):
 class Draft:
     """What is known of a release before it is built.
 
-    Files to be built have "sha256" None in the manifest, and as "bytes" those of their images. `rows` is {path: what
+    Files to be built have "sha256" None in the manifest, and about their size as "bytes". `rows` is {path: what
     `row_digests` would return} of the files that cannot be read in `folder`.
     """
 

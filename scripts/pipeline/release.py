@@ -23,7 +23,7 @@ from scripts.pipeline.hub import PublishError, Repository, batches, patiently
 from scripts.pipeline.manifest import FILE, built_manifest, make_manifest, manifest_text, part_of_path
 from scripts.pipeline.output import STAGING
 from scripts.pipeline.parquet import find_rows, read_rows
-from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, make_plan
+from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, file_bytes, make_plan
 from scripts.pipeline.publish import Draft, Published, Release, Send, check_lost, check_untagged
 from scripts.pipeline.published import read_columns
 from scripts.pipeline.verify import FileContent, Verified, check_contents, read_content, read_contents, verify
@@ -31,7 +31,7 @@ from scripts.pipeline.verify import FileContent, Verified, check_contents, read_
 METADATA_BYTES = 170  # of a row, before its file is made: that of the real segmented part has 167
 
 
-class Edition(NamedTuple):
+class ReleaseInfo(NamedTuple):
     """What a release is called, and where it goes."""
 
     version: str
@@ -45,15 +45,15 @@ class Edition(NamedTuple):
 class FolderMaker:
     """Makes the release of a built folder."""
 
-    def __init__(self, folder: str, edition: Edition, expected: Expected, workers: int):
-        self.folder, self.edition = folder, edition
-        self.release = functools.cache(lambda: folder_release(folder, edition, expected, workers))
+    def __init__(self, folder: str, info: ReleaseInfo, expected: Expected, workers: int):
+        self.folder, self.info = folder, info
+        self.release = functools.cache(lambda: folder_release(folder, info, expected, workers))
 
     def draft(self, published: Published) -> Release:
         """The whole release. Raises PublishError if the folder, its card included, does not verify."""
         files = built_manifest(self.folder)["files"]
         if published.manifest is None or published.manifest["files"] != files:
-            check_untagged(self.edition.version, published)  # now, and not after minutes of verification
+            check_untagged(self.info.version, published)  # now, and not after minutes of verification
         release = self.release()
         check_lost(published, {part_of_path(path) for path in release.files})
         return release
@@ -63,16 +63,16 @@ class FolderMaker:
         return self.release()
 
 
-def folder_release(folder: str, edition: Edition, expected: Expected, workers: int) -> Release:
+def folder_release(folder: str, info: ReleaseInfo, expected: Expected, workers: int) -> Release:
     """The release of a built folder. Raises PublishError if it, its card included, does not verify."""
     manifest = built_manifest(folder)
     _refuse("the verification failed", verify(folder, expected, workers).listed())
     summaries = stats.collect(folder, manifest, stats.read_stats(folder))
     examples = folder_examples(folder, summaries)
     pairs = stored_pairs(manifest, functools.partial(os.path.join, folder))
-    manifest, texts = _with_card(manifest, edition, summaries, examples, pairs)
+    manifest, texts = _with_card(manifest, info, summaries, examples, pairs)
     _refuse("the card is wrong", check_card(texts["README.md"].decode(), manifest, folder))
-    return Release(version=edition.version, folder=folder, manifest=manifest, texts=texts)
+    return Release(version=info.version, folder=folder, manifest=manifest, texts=texts)
 
 
 def _refuse(what, problems):
@@ -80,10 +80,10 @@ def _refuse(what, problems):
         raise PublishError(f"{what}:\n{listed(problems)}")
 
 
-def _with_card(manifest, edition, summaries, examples, pairs):
+def _with_card(manifest, info, summaries, examples, pairs):
     """(the manifest as it is published, the small files that go with it)"""
-    manifest = {"version": edition.version, **manifest}
-    manifest, texts = make_card(manifest, summaries, examples, edition.repo_id, edition.changelog, pairs=pairs)
+    manifest = {"version": info.version, **manifest}
+    manifest, texts = make_card(manifest, summaries, examples, info.repo_id, info.changelog, pairs=pairs)
     _refuse("the Hub would not accept the card", lint_card(texts["README.md"].decode(), list(manifest["files"])))
     return manifest, {**texts, FILE: manifest_text(manifest).encode()}
 
@@ -110,8 +110,8 @@ class SourceMaker:
     What was built is kept for another round, after somebody else's commit.
     """
 
-    def __init__(self, repository: Repository, edition: Edition, options: BuildOptions):
-        self.repository, self.edition, self.options = repository, edition, options
+    def __init__(self, repository: Repository, info: ReleaseInfo, options: BuildOptions):
+        self.repository, self.info, self.options = repository, info, options
         self.staging = os.path.join(options.work, STAGING)
         self.built: dict[str, tuple[dict, FileContent]] = {}  # by path: manifest entry, what the file holds
         self.fingerprints: dict[str, dict] = {}  # of archives, as "sources" in the manifest
@@ -143,7 +143,7 @@ class SourceMaker:
         rows = {path: _row_digests(planned) for path, planned in new.items()}
         if self.plan.looked:
             rows[leaks.METADATA_FILE] = {f"{METADATA} {i}": image.digest for i, image in self._planned[1].items()}
-        draft = Draft(version=self.edition.version, folder=self.staging, manifest=manifest, rows=rows)
+        draft = Draft(version=self.info.version, folder=self.staging, manifest=manifest, rows=rows)
         if _to_build(draft):
             return draft
         self._build({}, published)  # takes the fingerprints of archives that are new
@@ -157,7 +157,7 @@ class SourceMaker:
         if isinstance(draft, Release):
             return draft
         todo = {path: self.plan.shards[path] for path in _to_build(draft) if path in self.plan.shards}
-        for batch in batches({path: planned.shard.image_bytes for path, planned in todo.items()}):
+        for batch in batches({path: draft.files[path]["bytes"] for path in todo}):
             made = self._build({path: todo[path] for path in batch}, published)
             if self.options.send_at_once:
                 send(made, self.staging)
@@ -231,7 +231,7 @@ class SourceMaker:
             )
             examples = _example_finder(self.plan, summaries, opened)
             pairs = patiently("reading metadata", lambda: stored_pairs(manifest, opened))
-            return _with_card(manifest, self.edition, summaries, examples, pairs)
+            return _with_card(manifest, self.info, summaries, examples, pairs)
 
         try:
             made, texts = with_card(_published_stats(self.repository, published) | self.summaries)
@@ -253,7 +253,7 @@ class SourceMaker:
         result = Verified(configs=list(manifest["configs"]))
         check_contents(manifest, contents, self.options.expected, result)
         _refuse("the verification failed", result.listed())
-        return {"version": self.edition.version, **manifest}
+        return {"version": self.info.version, **manifest}
 
     def _files(self, published):
         """{path: (manifest entry, what the file holds)} of the archives' shards and of the parts that stay."""
@@ -261,7 +261,7 @@ class SourceMaker:
         for path, planned in self.plan.shards.items():
             entry = there.get(path)
             if entry is None or entry["key"] != planned.key:
-                entry = _entry_to_build(planned)
+                entry = _entry_to_build(planned, self.plan.max_side)
             files[path] = self.built.get(path, (entry, planned_content(planned.shard, entry)))
         if self.plan.looked:
             path = leaks.METADATA_FILE
@@ -274,10 +274,10 @@ class SourceMaker:
         return files
 
 
-def _entry_to_build(planned: PlannedShard) -> dict:
+def _entry_to_build(planned: PlannedShard, max_side: int | None) -> dict:
     """A manifest entry as far as it is known before the file is written; see `Draft`."""
     content = hashlib.sha256(planned.row_digests.encode()).hexdigest()
-    size, rows = planned.shard.image_bytes, len(planned.shard.rows)
+    size, rows = file_bytes(planned.shard, max_side), len(planned.shard.rows)
     return {"rows": rows, "bytes": size, "sha256": None, "key": planned.key, "content": content}
 
 

@@ -225,17 +225,13 @@ def _read_table(data, sha256, path, max_side):
                 check_small(row, max_side)
             if part == "segmented":
                 pixels, number = _check_masks(row, small=max_side is not None)
-                _check_boxes(row, 0.6 if max_side else 0)
-            lines.append(row_line(row, {} if max_side else pixels))
+                _check_boxes(row, small=max_side is not None)
+            lines.append(row_line(row, pixels))
         except UNREADABLE as error:
             problems.append(f"{path}: {row['image_id']}: {error}")
         instances += number or 0
         uncounted += number is None
-    try:
-        entry = entry_of(file.metadata)
-    except ValueError as error:
-        entry = {}
-        problems.append(f"{path}: {error}")
+    entry = _footer_entry(file, path, problems)
     columns = comparable(table.select(scalars).to_pydict(), {"sha256": digests, "bytes": sizes})
     return FileContent(sha256, columns, crcs, instances, boxes, problems, lines, entry, uncounted)
 
@@ -251,13 +247,17 @@ def metadata_content(file: pq.ParquetFile, sha256: str, path: str) -> FileConten
     """What a file of `metadata` holds, whose columns are as they should be; its rows are checked, seen alone."""
     table = file.read(use_threads=False)
     problems = [f"{path}: {text}" for text in leaks.problems_of(leaks.rows_of(table))]
-    try:
-        entry = entry_of(file.metadata)
-    except ValueError as error:
-        entry = {}
-        problems.append(f"{path}: {error}")
+    entry = _footer_entry(file, path, problems)
     columns = table.select(["image_id", "parts", *COMPARED]).to_pydict()
     return FileContent(sha256, columns, [], 0, 0, problems, None, entry)
+
+
+def _footer_entry(file, path, problems):
+    try:
+        return entry_of(file.metadata)
+    except ValueError as error:
+        problems.append(f"{path}: {error}")
+        return {}
 
 
 def _rows(table):
@@ -305,6 +305,7 @@ def _check_masks(row, small):
     if not set(np.unique(pixels["mask"])) <= {0, 255} or not (pixels["mask"].any() or small):
         raise ValueError("mask is empty or has values other than 0 and 255")
     number = len(palettes["instances"]) // 3 - 1
+    # Of a small one, any map of as many instances has the palette.
     wanted = instance_map(np.tile([True, False], (1, number)) if small else pixels["mask"] > 0)
     if small:  # components may have been cut in two, or joined, or be gone
         good = np.array_equal(pixels["mask"] > 0, pixels["instances"] > 0) and pixels["instances"].max() <= number
@@ -317,16 +318,17 @@ def _check_masks(row, small):
     return pixels, number
 
 
-def _check_boxes(row, off):
-    """Checks the objects; areas may be `off` by so much, and sides by a thousandth of that, where they are scaled."""
+def _check_boxes(row, small):
+    """Checks the objects. In the small edition boxes are rounded to float32, and areas to whole numbers."""
+    side_off, area_off = (0.0006, 0.6) if small else (0, 0)
     objects = row["objects"]
     if not len(objects["id"]) == len(objects["bbox"]) == len(objects["area"]) == len(objects["category"]) > 0:
         raise ValueError("objects of differing lengths, or none")
     if objects["id"] != list(range(len(objects["id"]))) or set(objects["category"]) != {0}:
         raise ValueError(f"objects with ids {objects['id']} and categories {objects['category']}, expected 0... and 0")
     for (x, y, width, height), area in zip(objects["bbox"], objects["area"]):
-        inside = x >= 0 and y >= 0 and max(x + width - row["width"], y + height - row["height"]) <= off / 1000
-        if not inside or min(width, height) <= 0 or abs(width * height - area) > off:
+        inside = x >= 0 and y >= 0 and max(x + width - row["width"], y + height - row["height"]) <= side_off
+        if not inside or min(width, height) <= 0 or abs(width * height - area) > area_off:
             raise ValueError(f"box {[x, y, width, height]} of area {area} is out of bounds, empty or miscounted")
 
 

@@ -29,7 +29,17 @@ from hyper_kvasir import PARTS, TAXONOMY, Problems, Shard, SourceError, listed, 
 from scripts.pipeline import leaks
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS, features_of
 from scripts.pipeline.console import Progress, say
-from scripts.pipeline.files import beside, file_sha256, is_address, names, opened, read, remove, remove_all, write_file
+from scripts.pipeline.files import (
+    file_sha256,
+    is_address,
+    names,
+    opened,
+    read,
+    remove,
+    remove_all,
+    replacing,
+    write_file,
+)
 from scripts.pipeline.manifest import QUALITY
 from scripts.pipeline.output import LOOKED
 from scripts.pipeline.parquet import features_metadata, write_file_of, writer_options
@@ -251,14 +261,11 @@ def _write(tables: Iterable[pa.Table], schema, place):
         _write_to(file, tables, schema)
         data = file.getvalue().to_pybytes()
         return write_file(place, data + hashlib.sha256(data).digest())
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    other = beside(place)
-    with pa.OSFile(other, "wb") as file:
-        _write_to(file, tables, schema)
-    with open(other, "r+b") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-        file.write(digest)
-    os.replace(other, place)
+    with replacing(place) as other:
+        with pa.OSFile(other, "wb") as file:
+            _write_to(file, tables, schema)
+        with open(other, "r+b") as file:
+            file.write(hashlib.file_digest(file, "sha256").digest())
 
 
 def _write_to(file, tables, schema):
