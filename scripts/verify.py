@@ -43,7 +43,7 @@ def main(arguments=None) -> int:
         repository = Repository(HfApi(), args.place)
         result = verify_published(repository, args.revision, expected, args.workers, full=args.full)
     else:
-        result = verify(args.place, expected, args.workers, sources=args.source or (), at_address=True)
+        result = verify(args.place, expected, args.workers, sources=args.source or ())
     rows = [(check.what, check.expected, check.found, verdict(check)) for check in result.checks]
     print(table(("what", "expected", "found", ""), rows))
     absent = [config for config in VIEWS if config not in result.configs]

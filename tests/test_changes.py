@@ -33,7 +33,7 @@ from scripts.pipeline.publish import (
     read_back,
     read_row_digests,
 )
-from scripts.pipeline.release import BuildOptions, Edition, FolderMaker, SourceMaker, folder_release
+from scripts.pipeline.release import BuildOptions, FolderMaker, ReleaseInfo, SourceMaker, folder_release
 from tests.publisher import REPO
 
 SEGMENTED, UNLABELED = "data/segmented/train_00.parquet", "data/unlabeled/00.parquet"
@@ -67,7 +67,7 @@ def as_published(release, head="head"):
 
 
 def edition(version):
-    return Edition(version, REPO, f"# Changelog\n\n## {version}\n")
+    return ReleaseInfo(version, REPO, f"# Changelog\n\n## {version}\n")
 
 
 def folder_maker(small, version):

@@ -1,12 +1,17 @@
 """Builds on a cluster, and at addresses: a dask scheduler with workers, and an S3, all on this machine."""
 
+import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -14,28 +19,33 @@ import pytest
 from scripts.build import main
 from scripts.card import main as card
 from scripts.pipeline.cluster import _as_here, environment
-from scripts.pipeline.output import LOCK, BuildError
+from scripts.pipeline.output import LOCK, STAGING, BuildError, _here, staged_name
 from scripts.pipeline.pool import finished
 from scripts.publish import main as publish
 from scripts.quality import main as quality
 from scripts.review import main as review
 from scripts.verify import main as verify
-from tests.conftest import tree
+from tests.conftest import ROOT, tree
 from tests.fake_source import write_source
 from tests.processes import Process
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 FILES = 44  # data files of the miniature
+COMMANDS, ADDRESS = ("dask scheduler", "dask worker"), "tcp://10.0.0.1:8786"
 READ_ONLY = {"Effect": "Deny", "Principal": "*", "Action": ["s3:PutObject"], "Resource": ["arn:aws:s3:::read-only/*"]}
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 class Cluster:
     """A scheduler and workers, each a process that can be killed."""
 
     def __init__(self):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.address = f"tcp://127.0.0.1:{port}"
         where = ["--host", "127.0.0.1", "--port", port, "--no-dashboard", "--no-show"]
         self.scheduler = Process(dict(os.environ), ["distributed.cli.dask_scheduler", *where])
@@ -183,6 +193,17 @@ def test_a_killed_worker_changes_nothing(cluster, at_s3, source, built, tmp_path
     cluster.wait(2)
 
 
+def test_what_a_worker_writes_after_its_build_is_removed(source, built, tmp_path):
+    """Under a name that no build of other data takes."""
+    out = shutil.copytree(built, tmp_path / "out")
+    late = out / STAGING / staged_name("data/unlabeled/00.parquet", "0" * 64)
+    late.parent.mkdir(parents=True)
+    late.write_bytes(b"late")
+    late.with_name(f"{late.name}.{'0' * 32}.incomplete").write_bytes(b"la")
+    assert main(command(str(source), str(out), source, "--workers", "1")) == 0
+    assert tree(out) == tree(built)
+
+
 def test_a_lost_scheduler_and_another_one(cluster, at_s3, source, built, tmp_path):
     out = tmp_path / "out"
     process = on(cluster, at_s3, out, source)
@@ -214,14 +235,25 @@ def test_what_cannot_be_used_is_refused_before_any_work(cluster, s3, at_s3, sour
     s3.pipe_file("bucket/other/mine.txt", b"mine")
     assert "s3://bucket/other: holds 'mine.txt' and no manifest" in refused(at_s3, "s3://bucket/other")
     assert "s3://bucket/source/out: lies in the source" in refused(at_s3, f"{at_s3}/out")
-    with pytest.raises(SystemExit):
-        refused("s3://bucket/nothing", "s3://bucket/new")
-    capsys.readouterr()
+    assert "s3a://bucket/source/out: lies in the source" in refused(at_s3, "s3a://bucket/source/out")
+    assert "s4://bucket/out: there is no s4://; expected e.g. s3://" in refused(at_s3, "s4://bucket/out")
+    assert "s3:/bucket/out: is neither a path nor an address; expected e.g. s3://" in refused(at_s3, "s3:/bucket/out")
+    for wrong, text in (
+        *(("s3://bucket/nothing", "no such folder"), ("s4://bucket", "there is no s4://; expected e.g. s3://")),
+        ("https://me:hunter2@127.0.0.1/a", "--source https://...@127.0.0.1/a: has a password in it"),
+    ):
+        with pytest.raises(SystemExit):
+            refused(wrong, "s3://bucket/new")
+        said = capsys.readouterr().err
+        assert text in said and "hunter2" not in said
+    assert verify(["s4://bucket/out"]) == 1 and "there is no s4://" in capsys.readouterr().err
 
     monkeypatch.setattr("scripts.pipeline.cluster.CONNECT_SECONDS", 0.2)
     said = refused(at_s3, "s3://bucket/new", "--cluster", "tcp://127.0.0.1:9")
     assert "error: --cluster tcp://127.0.0.1:9: no scheduler answers there; start one with: dask scheduler" in said
-    assert "missing port number" in refused(at_s3, "s3://bucket/new", "--cluster", "nowhere")
+    for address in ("nowhere", ""):
+        said = refused(at_s3, "s3://bucket/new", "--cluster", address)
+        assert f"error: --cluster {address!r}: is not the address of a scheduler, as tcp://10.0.0.1:8786 (" in said
     monkeypatch.undo()
     with monkeypatch.context() as patch:
         here = environment()
@@ -256,6 +288,38 @@ def test_what_is_told_of_a_cluster_that_changes():
         list(finished(pool, {job: "one"}))
 
 
+@contextlib.contextmanager
+def started(*commands, **variables):
+    """Commands as README.md has them, ended at the end."""
+    folder = Path(sys.executable).parent
+    env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", **variables}
+    with contextlib.ExitStack() as ended:
+        for command in commands:
+            output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            process = subprocess.Popen(command.split(), cwd=ROOT, env=env, **output)
+            ended.callback(process.wait)
+            ended.callback(process.terminate)
+        yield
+
+
+def test_the_commands_of_the_readme(source, built, tmp_path, capsys):
+    text = (ROOT / "README.md").read_text()
+    scheduler, worker = (re.search(rf"^    ({command}.*?)  +#", text, re.MULTILINE)[1] for command in COMMANDS)
+    assert "    export PYTHONPATH=$PWD " in text
+    for port, variables in ((free_port(), {}), (free_port(), {"PYTHONPATH": str(ROOT)})):
+        address, local = f"tcp://127.0.0.1:{port}", "--host 127.0.0.1 --no-dashboard"
+        commands = f"{scheduler} {local} --port {port}", f"{worker.replace(ADDRESS, address)} {local}"
+        build = command(str(source), str(tmp_path / "out"), source, "--cluster", address)
+        with started(*commands, **variables):
+            end = time.monotonic() + 60
+            while main(build) and variables and time.monotonic() < end:  # until the workers are there
+                time.sleep(0.2)
+        said = capsys.readouterr().err
+        if not variables:
+            assert "the scheduler cannot run this project (No module named 'scripts')" in said and "$PWD" in said
+    assert tree(tmp_path / "out") == tree(built)
+
+
 def test_workers_are_of_a_cluster_or_of_this_machine(source, tmp_path, capsys):
     workers = ("--cluster", "tcp://127.0.0.1:9", "--workers", str(os.cpu_count()))
     with pytest.raises(SystemExit):
@@ -273,15 +337,18 @@ def test_other_commands_take_no_address(command, capsys):
 
 def test_the_lock_at_an_address(s3, at_s3, source, built, capsys):
     lock, me = f"bucket/locked/{LOCK}", {"host": socket.gethostname(), "since": "2026-01-01 00:00:00 +0000"}
+    dead = Process(dict(os.environ), code="pass")
+    dead.end()
     arguments = command(at_s3, "s3://bucket/locked", source, "--config", "unlabeled", "--workers", "1")
-    for holder in ({**me, "pid": os.getpid()}, {**me, "pid": 1, "host": "other"}, {**me, "pid": "?"}):
+    for holder in (
+        *({**me, **_here(), "pid": os.getpid()}, {**me, **_here(), "pid": "?"}, {**me, "pid": 1, "host": "other"}),
+        {**me, **_here(), "pid": dead.pid, "processes": "of another container"},
+    ):
         s3.pipe_file(lock, json.dumps(holder).encode())
         assert main(arguments) == 1
         since = f"since {me['since']} by process {holder['pid']} on {holder['host']}"
         assert f"{since}; wait for it, or if none runs any more, remove s3://{lock}" in capsys.readouterr().err
-    dead = Process(dict(os.environ), code="pass")
-    dead.end()
-    s3.pipe_file(lock, json.dumps({**me, "pid": dead.pid}).encode())
+    s3.pipe_file(lock, json.dumps({**me, **_here(), "pid": dead.pid}).encode())
     assert main(arguments) == 0
     assert not s3.exists(lock) and s3.exists("bucket/locked/manifest.json")
 

@@ -487,7 +487,7 @@ def test_a_pass_that_was_cut_off_goes_on(step, done, source, whole, tmp_path, mo
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(metadata, step, cut_off)
         look(source, tmp_path / "out")
-    assert ("the files in hand are finished first" in capsys.readouterr().err) == (step != "_remove_others")
+    assert ("workers finish the files in hand first" in capsys.readouterr().err) == (step != "_remove_others")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/.quality").rglob("*.arrow")}
     assert kept or step == "_compare" and not done
     assert look(source, tmp_path / "out") == 0

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +18,10 @@ from scripts.build import main
 from scripts.card import main as card
 from scripts.pipeline import leaks, small, stats
 from scripts.pipeline.configs import features_of
+from scripts.pipeline.hub import PublishError
 from scripts.pipeline.manifest import read_manifest
 from scripts.pipeline.parquet import write_file_of
+from scripts.pipeline.publish import check_edition
 from scripts.quality import main as quality
 from scripts.review import main as review
 from scripts.verify import main as verify
@@ -124,7 +127,8 @@ def test_boxes_are_scaled_with_the_image(both):
         old, new = full[image_id]["objects"], row["objects"]
         factors = [row["width"] / row["original_width"], row["height"] / row["original_height"]] * 2
         assert np.allclose(new["bbox"], np.multiply(old["bbox"], factors), rtol=1e-6)
-        assert [round(w * h) for _, _, w, h in np.float64(old["bbox"]) * factors] == new["area"]
+        assert [round(w * h) for _, _, w, h in new["bbox"]] == new["area"]
+        assert all(x + w <= row["width"] and y + h <= row["height"] for x, y, w, h in new["bbox"])
         assert (new["id"], new["category"]) == (old["id"], old["category"])
 
 
@@ -178,6 +182,9 @@ def test_an_instance_that_is_lost_is_told_and_the_others_keep_their_numbers():
     assert loss.counted()["lost"] == [["a", 1, 1]] and not loss.counted()["psnr"]
     found = np.asarray(opened(shrunk["instances"]))
     assert set(np.unique(found)) == {0, 2} and np.count_nonzero(found) == 100
+    loss, instances = small.Loss(), np.where(instances == 1, 0, 1).astype(np.uint8)  # a background of one pixel
+    row |= {"mask": png(np.where(instances, 255, 0).astype(np.uint8)), "instances": png(instances, [0, 0, 0, 9, 9, 9])}
+    assert np.asarray(opened(small.shrink(row, 40, loss, sampled=False)["mask"])).all() and not loss.lost
 
 
 def test_any_number_of_workers_gives_the_same_bytes(both, drawn_source, tmp_path):
@@ -200,6 +207,7 @@ def test_editions_and_sizes_are_not_mixed(both, copy, drawn_source, tmp_path, ca
     for folder, flags, told in (
         (copy, [], "holds images of at most 64 pixels a side; give --max-side 64, or choose"),
         (copy, ["--max-side", "96"], "holds images of at most 64 pixels a side"),
+        (copy, ["--max-side", "96", "--config", "metadata"], "holds images of at most 64 pixels a side"),
         (full, FLAGS, "holds the full edition; leave --max-side out, or choose"),
     ):
         before = tree(folder)
@@ -207,11 +215,22 @@ def test_editions_and_sizes_are_not_mixed(both, copy, drawn_source, tmp_path, ca
         assert told in capsys.readouterr().err and tree(folder) == before
 
 
-@pytest.mark.parametrize("side", ["31", "0", "-5", "70000"])
+@pytest.mark.parametrize("side", ["31", "0", "-5", "1025", "abc"])
 def test_a_size_that_makes_no_sense_is_refused(side, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--source", str(tmp_path), "--out", str(tmp_path / "out"), "--max-side", side])
-    assert "must be 32 to 65,535 pixels" in capsys.readouterr().err
+    assert f"'{side}' is no number of pixels from 32 to 1,024" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "repo_id, held, given, other",
+    [("ns/x", None, 256, "ns/x-256"), ("ns/x-256", 256, None, "ns/x"), ("ns/x-256", 256, 128, "ns/x-128")],
+)
+def test_an_edition_does_not_replace_another(repo_id, held, given, other):
+    """Nor one that was uploaded by hand, whose manifest has no version."""
+    published = SimpleNamespace(repo_id=repo_id, manifest={"max_side": held} if held else {"files": {}})
+    with pytest.raises(PublishError, match=f"{repo_id} holds .* publish to another repository, e.g. {other}$"):
+        check_edition(published, given)
 
 
 # ------------------------------------------------------------------------------------------------------------- checks

@@ -70,8 +70,7 @@ def test_a_stream_goes_on_where_it_was(built, resume, tmp_path):
     batches = -(-len(ids) // 32)
     for stop in range(1, batches):
         assert resume(stop) + resume() == ids
-        assert resume() == [], "it was read to its end"
-        (tmp_path / "checkpoint.json").unlink()
+        assert not (tmp_path / "checkpoint.json").exists(), "the next run begins anew"
     given = [resume(1) for _ in range(batches)]  # killed in each
     assert [image_id for some in given for image_id in some] == ids
 
@@ -91,7 +90,7 @@ def test_a_shuffled_stream_does_not(built, resume, tmp_path):
     assert sorted(whole) == sorted(ids)
     wrong = 0
     for stop in range(1, -(-len(ids) // 32)):
-        (tmp_path / "checkpoint.json").unlink()
+        (tmp_path / "checkpoint.json").unlink(missing_ok=True)
         before = resume(stop, shuffled=True)
         assert before == whole[: 32 * stop], "the same seed gives the same order"
         try:

@@ -7,7 +7,7 @@ manifest last. So a kill leaves nothing that looks finished, and the journal the
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -33,7 +33,15 @@ from scripts.pipeline.files import (
     write_file,
 )
 from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
-from scripts.pipeline.output import STAGING, BuildError, Journal, check_ours, only_builder_of, remove_leftovers
+from scripts.pipeline.output import (
+    STAGING,
+    BuildError,
+    Journal,
+    check_ours,
+    only_builder_of,
+    remove_leftovers,
+    staged_name,
+)
 from scripts.pipeline.parquet import write_shard
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, file_bytes, make_plan
 from scripts.pipeline.pool import Workers, check_workers, finished, worker_pool
@@ -95,12 +103,23 @@ def _build(plan: Plan, out: str, workers: Workers, checks: bool, expected: Expec
         moved, old = Journal(staging).moved(out), read_manifest(staging)  # moved there while files change places
     old = old or {"files": {}, "sources": {}, "configs": {}, "complete": True}
     _check_cut_off(plan, out, moved)
-    kept, staged, todo = _sort_out(plan, out, old["files"], workers)
+    names = {path: staged_name(path, planned.key) for path, planned in plan.shards.items()}
+    kept, staged, todo = _sort_out(plan, out, old["files"], names, workers)
     _check_disk(out, sum(file_bytes(planned.shard, plan.max_side) for planned in todo.values()))
     with ThreadPoolExecutor(1) as disk:  # beside the work, as the disk takes nearly as long as that
         synced = []
+        synced += [
+            disk.submit(sync, os.path.join(staging, names[path])) for path in staged
+        ]  # by a run that was cut off
+        synced += [disk.submit(sync, os.path.join(out, path)) for path in moved & set(kept)]
         built = build_shards(
-            plan, todo, staging, old["sources"], workers, made_one=lambda path: synced.append(disk.submit(sync, path))
+            plan,
+            todo,
+            staging,
+            old["sources"],
+            workers,
+            names=names,
+            made_one=lambda place: synced.append(disk.submit(sync, place)),
         )
         for job in synced:
             job.result()
@@ -126,7 +145,8 @@ def _build(plan: Plan, out: str, workers: Workers, checks: bool, expected: Expec
     manifest = make_manifest(configs, sources, files, SCHEMA, max_side=plan.max_side)
     if "versions" in old and not made and not staged:
         manifest["versions"] = old["versions"]  # that made the files
-    _put_in_place(out, [*staged, *made], old["files"], (set(old["files"]) | moved) - set(files))
+    waiting = {names.get(path, path): path for path in [*staged, *made]}
+    _put_in_place(out, waiting, old["files"], (set(old["files"]) | moved) - set(files))
     _report(files, len(made), waived)
     _finish(out, {**manifest, **({"card": old["card"]} if "card" in old else {})}, built.summaries)
 
@@ -204,10 +224,10 @@ def check_sources(plan: Plan, sources: dict, expected: Expected, problems: Probl
         expected.check_fingerprint(part.archive, sources[part.name], problems)
 
 
-def _sort_out(plan, out, old_files, workers):
+def _sort_out(plan, out, old_files, names, workers):
     """Shards as (entries in place, entries staged by a run that was cut off, planned shards to build).
 
-    What is in place is read: bytes that changed since they were built are built again.
+    `names` has those below STAGING. What is in place is read: bytes that changed since they were built are built again.
     """
     staging = os.path.join(out, STAGING)
     there = {p: old_files[p] for p, planned in plan.shards.items() if old_files.get(p, {}).get("key") == planned.key}
@@ -219,14 +239,22 @@ def _sort_out(plan, out, old_files, workers):
     # Moved, but cut off before the manifest was written.
     kept |= built_shards(staging, out, todo, plan.decoded, workers)
     todo = {path: planned for path, planned in todo.items() if path not in kept}
-    staged = built_shards(staging, staging, todo, plan.decoded, workers)
+    staged = built_shards(staging, staging, todo, plan.decoded, workers, names=names)
     return kept, staged, {path: planned for path, planned in todo.items() if path not in staged}
 
 
 def built_shards(
-    staging: str, folder: str, todo: dict[str, PlannedShard], decoded: Collection[str], workers: Workers
+    staging: str,
+    folder: str,
+    todo: dict[str, PlannedShard],
+    decoded: Collection[str],
+    workers: Workers,
+    *,
+    names: Mapping[str, str] | None = None,
 ) -> dict[str, dict]:
     """{path: manifest entry} of the shards `todo` that lie whole in `folder`, by the journal of an earlier run.
+
+    They lie there under their paths, or under `names`, {path: name}.
 
     Those of the parts `decoded` only if their images were decoded then, too: a digest may have vouched for them, which
     counts for nothing in a build without checks.
@@ -235,8 +263,9 @@ def built_shards(
     for path, planned in todo.items():
         good = [entry for entry in entries.get(path, []) if entry.get("key") == planned.key]
         mine[path] = [entry for entry in good if entry.get("decoded") or planned.shard.part not in decoded]
-    whole = _whole(folder, mine, workers)
-    return {path: {n: value for n, value in entry.items() if n != "decoded"} for path, entry in whole.items()}
+    paths = {(names or {}).get(path, path): path for path in todo}
+    whole = _whole(folder, {name: mine[path] for name, path in paths.items()}, workers)
+    return {paths[name]: {n: value for n, value in entry.items() if n != "decoded"} for name, entry in whole.items()}
 
 
 def _whole(folder, entries, workers):
@@ -290,11 +319,12 @@ def build_shards(
     old_sources: dict,
     workers: Workers,
     *,
-    made_one: Callable[[str], Any] = lambda path: None,
+    names: Mapping[str, str] | None = None,
+    made_one: Callable[[str], Any] = lambda place: None,
 ) -> "Built":
     """Builds the shards `todo` below the folder `into`, and takes the fingerprints that `old_sources` lacks.
 
-    Calls `made_one` with the place of each file.
+    They lie there under their paths, or under `names`, {path: name}. Calls `made_one` with the place of each file.
     """
     known = {part.name: {**part.archive.known(), "directory": plan.directories[part.name]} for part in plan.parts}
     sources = {name: old_sources[name] for name in known if known[name].items() <= old_sources.get(name, {}).items()}
@@ -303,13 +333,13 @@ def build_shards(
     if not unknown and not todo:
         return Built(sources, made, summaries, problems)
     total = sum(planned.shard.image_bytes for planned in todo.values())
+    places = {path: os.path.join(into, (names or {}).get(path, path)) for path in todo}
     journal.open()
     with worker_pool(workers, len(unknown) + len(todo)) as pool, Progress(total, "reading images") as bar:
         jobs = {pool.submit(Part.fingerprint, part._replace(rows=[])): part.name for part in unknown}
         for path, planned in sorted(todo.items(), key=lambda item: -item[1].shard.image_bytes):  # large ones first
             decode = planned.shard.part in plan.decoded
-            place = os.path.join(into, path)
-            jobs[pool.submit(write_shard, *planned, place, decode=decode, max_side=plan.max_side)] = path
+            jobs[pool.submit(write_shard, *planned, places[path], decode=decode, max_side=plan.max_side)] = path
         for name, result in finished(pool, jobs):
             if name in known:
                 sources[name] = {**result, "directory": plan.directories[name]}
@@ -318,21 +348,24 @@ def build_shards(
             else:
                 made[name], summaries[name] = result.entry, result.summary
                 journal.add(name, {**result.entry, "decoded": todo[name].shard.part in plan.decoded})
-                made_one(os.path.join(into, name))
+                made_one(places[name])
                 bar.update(todo[name].shard.image_bytes)
     return Built(sources, made, summaries, problems)
 
 
 def _put_in_place(out, staged, old, stale):
-    """Moves staged files to their places and removes stale ones. From here on, until all is done, no manifest."""
+    """Moves staged files, {name: path}, to their places and removes stale ones.
+
+    From here on, until all is done, there is no manifest.
+    """
     if not stale and not staged:
         return
     staging = os.path.join(out, STAGING)
     journal = Journal(staging)
-    check_ours(out, staged, old, journal)
+    check_ours(out, staged.values(), old, journal)
     journal.open()  # marks the folder as ours while the manifest is away
     if exists(os.path.join(out, FILE)):
-        move([FILE], out, staging)
+        move({FILE: FILE}, out, staging)
     move(staged, staging, out)
     remove(out, stale)
 

@@ -40,6 +40,7 @@ TEXTS = PROJECT / "dataset_card"
 PLACEHOLDER = "ns/hyper-kvasir"  # for the Hub repository, until publication knows it; see `repo_of`
 COMMON_SIZES = 5  # of each part, named in the card
 BUFFER = 600  # images, to shuffle a stream by; what it gives is measured by `scripts.bench streams`: see `mixed`
+TRAINED = 224  # pixels a side, that the card's code for training takes
 INPUTS = 10  # files that datasets fills a buffer from at a time
 ENCODERS = 4  # kinds of JPEG files, named in the card
 # {config: split}; of the first that is there the leaks are told
@@ -478,7 +479,11 @@ def _small_context(max_side, parts, repo_id):
     lost = parts["segmented"]["lost"] if "segmented" in parts else []
     told = stats.told_by_files(parts["labeled"]) if "labeled" in parts else []
     suffix = f"-{max_side}"
+    shorter = [(min(width, height), images) for part in pictures for width, height, images in part["sizes"]]
     return {
+        "images": sum(images for _, images in shorter),
+        "narrow": sum(images for side, images in shorter if side < TRAINED),
+        "least": min(side for side, _ in shorter),
         "max_side": max_side,
         "quality": small.QUALITY,
         "subsampling": small.SUBSAMPLING,

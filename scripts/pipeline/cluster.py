@@ -34,7 +34,10 @@ class ClusterPool(Executor):
         self.address = address
         try:
             self.client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
+            text = f"is not the address of a scheduler, as tcp://10.0.0.1:8786 ({error})"
+            raise BuildError(f"--cluster {address!r}: {text}") from error
+        except OSError as error:
             text = "no scheduler answers there; start one with: dask scheduler"
             raise BuildError(f"--cluster {address}: {text} ({str(error).splitlines()[0]})") from error
         self.executor = self.client.get_executor(pure=False)
@@ -47,11 +50,17 @@ class ClusterPool(Executor):
         self.client.close()
 
     def check(self, places: Sequence[str]) -> None:
-        """Asks each worker for its versions, and for `places` that it does not see. Raises BuildError with all."""
+        """Asks each worker for its versions, and for `places` that it does not see. Raises BuildError with all.
+
+        The scheduler is asked, too: it reads what is sent to them.
+        """
         try:
+            self.client.run_on_scheduler(_other, {})
             asked = self.client.run(_answer, environment(), list(places), on_error="return")
         except OSError as error:
             raise BuildError(f"--cluster {self.address}: the scheduler was lost ({error})") from error
+        except Exception as error:  # of a class that does not tell
+            raise BuildError(f"--cluster {self.address}: the scheduler {_told(error)}") from error
         if not asked:
             raise BuildError(f"--cluster {self.address}: has no workers; start some with: dask worker {self.address}")
         wrong = [f"- {worker}: {_told(answer)}" for worker, answer in sorted(asked.items()) if answer]
@@ -64,7 +73,8 @@ class ClusterPool(Executor):
 
 def _told(answer):
     if isinstance(answer, Exception):  # of a class that does not tell: the question itself could not be imported
-        return f"cannot run this project ({answer}); start it in a checkout of this project, with its requirements"
+        advice = "start it in a checkout of this project, with its requirements, and with PYTHONPATH=$PWD"
+        return f"cannot run this project ({answer}); {advice}"
     return answer
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from scripts.pipeline.files import exists
+from scripts.pipeline.files import check_address, exists, is_address
 
-LEAST_SIDE, MOST_SIDE = 32, 65_535  # of images, in pixels: below, nothing is left of masks and boxes; JPEG ends there
+LEAST_SIDE, MOST_SIDE = 32, 1024  # of images, in pixels: below, masks vanish; above, little is saved
 
 
 class Progress:
@@ -58,18 +58,17 @@ def number(text: str) -> int:
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Adds --workers, a number of processes."""
-    cores = str(
-        os.cpu_count()
-    )  # a string: argparse takes an equal number that is given for the default, also beside --cluster
-    parser.add_argument("--workers", type=number, default=cores, help="processes (default: one per core)")
+    cores = str(os.cpu_count())  # as text, or argparse takes the same number, given beside --cluster, for the default
+    about = "processes (default: one per core, by which figures are drawn in any case)"
+    parser.add_argument("--workers", type=number, default=cores, help=about)
 
 
 def add_max_side(parser: argparse.ArgumentParser, about: str) -> None:
     """Adds --max-side, a number of pixels."""
 
     def side(text):
-        if not LEAST_SIDE <= int(text) <= MOST_SIDE:
-            raise argparse.ArgumentTypeError(f"must be {LEAST_SIDE} to {MOST_SIDE:,} pixels")
+        if not text.isdecimal() or not LEAST_SIDE <= int(text) <= MOST_SIDE:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of pixels from {LEAST_SIDE} to {MOST_SIDE:,}")
         return int(text)
 
     parser.add_argument("--max-side", type=side, metavar="N", help=about)
@@ -103,6 +102,11 @@ def add_expect(parser: argparse.ArgumentParser) -> None:
 def check_sources_exist(parser: argparse.ArgumentParser, sources: list[str]) -> None:
     """Ends the program for a source that is not there."""
     for source in sources:
+        try:
+            if is_address(source):
+                check_address(source)
+        except ValueError as error:
+            parser.error(f"--source {error}")
         if not exists(source):
             parser.error(f"--source {source}: no such folder")
 

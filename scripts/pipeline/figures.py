@@ -29,7 +29,7 @@ from PIL import Image, ImageChops, ImageFilter
 from hyper_kvasir import TAXONOMY, VIEWS
 from scripts.pipeline.configs import KINDS, METADATA
 from scripts.pipeline.leaks import is_across, place_of
-from scripts.pipeline.pool import worker_pool
+from scripts.pipeline.pool import finished, worker_pool
 from scripts.pipeline.stats import (
     BOX,
     INSTANCE,
@@ -105,7 +105,8 @@ def draw(parts: dict, examples: Examples, pairs: Sequence[dict] = ()) -> list[Fi
     """
     jobs = _jobs(parts, examples, pairs)
     with worker_pool(os.cpu_count(), len(jobs)) as pool:
-        return list(pool.map(_figure, jobs))
+        drawn = dict(finished(pool, {pool.submit(_figure, job): i for i, job in enumerate(jobs)}))
+    return [drawn[i] for i in range(len(jobs))]
 
 
 def _jobs(parts, examples, pairs):

@@ -12,11 +12,12 @@ import hashlib
 import mmap
 import os
 import posixpath
+import re
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import fsspec
@@ -36,12 +37,27 @@ def absolute(place: str) -> str:
 
 
 def check_address(place: str) -> None:
-    """Raises ValueError, saying what to install, for an address of a kind that cannot be used here."""
+    """Raises ValueError, saying what to do, for an address that cannot be used here, or that tells a password."""
+    kind, _, rest = place.partition("://")
+    secret = re.match(r"[^/]*:[^/]*@", rest)
+    if secret:
+        shown = f"{kind}://...@{rest[secret.end() :]}"
+        raise ValueError(
+            f"{shown}: has a password in it, which messages and logs would tell; give it by the environment"
+        )
     try:
-        fsspec.get_filesystem_class(place.split("://")[0])
-    except (ImportError, ValueError) as error:
-        advice = "" if isinstance(error, ValueError) else "; scripts/cluster-requirements.txt has what s3:// needs"
+        fsspec.get_filesystem_class(kind)
+    except ValueError as error:
+        raise ValueError(f"{place}: there is no {kind}://; expected e.g. s3://bucket/folder") from error
+    except ImportError as error:
+        advice = "; scripts/cluster-requirements.txt has what it needs" if kind.startswith("s3") else ""
         raise ValueError(f"{place}: {error}{advice}") from error
+
+
+def one_name(address: str) -> str:
+    """An address by one of its names: "s3a://" is another for "s3://"."""
+    system, inside = fsspec.core.url_to_fs(address)
+    return f"{type(system).__name__}://{inside}"
 
 
 @contextlib.contextmanager
@@ -54,6 +70,8 @@ def _at(place):
             raise
         number = next((number for kind, number in _KINDS.items() if isinstance(error, kind)), errno.EIO)
         text = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        if type(error).__name__ == "NoCredentialsError":
+            text += "; give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
         raise OSError(number, text, place) from error
 
 
@@ -183,17 +201,17 @@ def sync(path: str | Path) -> None:
         os.close(descriptor)
 
 
-def move(paths: Collection[str], source: str, target: str) -> None:
-    """Moves files from one folder to another, for good: their names are on the disk when it returns."""
+def move(names: Mapping[str, str], source: str, target: str) -> None:
+    """Moves files, {path in `source`: path in `target`}, for good: these are on the disk when it returns."""
     if is_address(target):
         with _at(source) as (_, before), _at(target) as (system, after):
-            system.copy([f"{before}/{path}" for path in paths], [f"{after}/{path}" for path in paths])
-        return remove(source, paths)
+            system.copy([f"{before}/{path}" for path in names], [f"{after}/{path}" for path in names.values()])
+        return remove(source, names)
     folders = set()
-    for path in paths:
+    for name, path in names.items():
         place = os.path.join(target, path)
         os.makedirs(os.path.dirname(place), exist_ok=True)
-        os.replace(os.path.join(source, path), place)
+        os.replace(os.path.join(source, name), place)
         folders.add(os.path.dirname(place))
     for folder in folders:
         sync(folder)

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from scripts.pipeline.files import (
     append,
+    below,
     check_address,
     create,
     exists,
@@ -23,6 +24,7 @@ from scripts.pipeline.files import (
     is_address,
     lines,
     names,
+    one_name,
     read,
     remove,
     sizes,
@@ -37,6 +39,14 @@ LOCK_SECONDS = 10  # to wait for another build: the workers of a killed one end 
 
 class BuildError(RuntimeError):
     """The output cannot be written; the message says why and what to do."""
+
+
+def staged_name(path: str, key: str) -> str:
+    """Where below STAGING a data file waits for its place.
+
+    By its key: what a worker of a cluster still writes for a build that was cut off is in no other's way.
+    """
+    return f"{path.removesuffix('.parquet')}-{key[:16]}.parquet"
 
 
 class Journal:
@@ -83,7 +93,9 @@ def check_name(path: str) -> None:
         raise BuildError("the name of the output is empty (a variable that is not set?); give one")
     if path.startswith("~"):
         raise BuildError(f"{path}: the shell did not expand ~ here; write the whole path, or $HOME")
-    if re.match(r"[A-Za-z][\w+.-]+:/", path):
+    if re.match(r"[A-Za-z][\w+.-]+:/(?!/)", path):
+        raise BuildError(f"{path}: is neither a path nor an address; expected e.g. {path.replace(':/', '://', 1)}")
+    if is_address(path):
         raise BuildError(f"{path}: is an address; give a place on this machine, then publish or copy it")
     if not path.isprintable():
         raise BuildError(f"{path!a}: has characters that are not UTF-8, or not printable; choose another name")
@@ -140,7 +152,7 @@ def check_beside(out: str, sources: Sequence[str]) -> None:
 
 def _whole(place):
     """A place as all that lies in it begins."""
-    return (place if is_address(place) else os.path.realpath(place)).rstrip("/") + "/"
+    return (one_name(place) if is_address(place) else os.path.realpath(place)).rstrip("/") + "/"
 
 
 @contextlib.contextmanager
@@ -149,7 +161,10 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
 
     Gives the place of the lock, if there is one: whoever can write to the output sees it.
     """
-    _check_output_address(out) if is_address(out) else check_output(out)
+    if is_address(out):
+        _check_output_address(out)
+    else:
+        check_output(out)
     check_beside(out, sources)
     try:
         manifest = read_manifest(out)
@@ -157,7 +172,7 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
         raise BuildError(f"{error}; choose another output folder") from error
     staging = os.path.join(out, STAGING)
     begun = exists(Journal(staging).file)  # by a build that was cut off
-    if not begun and names(staging):
+    if not begun and not all(map(_is_staged, below(staging, hidden=True))):
         raise BuildError(f"{staging}: is not of this project; move it away, or choose another output folder")
     others = names(out) if manifest is None and not begun else []
     others = [name for name in others if name != LOOKED and not name.endswith(LOCK)]
@@ -167,6 +182,11 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
         )
     with _lock_object(out) if is_address(out) else _lock(out, manifest) as place:
         yield place
+
+
+def _is_staged(path):
+    """Whether a file in STAGING is of a worker that finished after its build had ended."""
+    return is_own_file(re.sub(r"\.[0-9a-f]+\.incomplete\Z", "", path))
 
 
 @contextlib.contextmanager
@@ -214,7 +234,7 @@ def _lock_file(out):
 def _lock_object(out):
     """Locks an address by an object in it, which says who holds it: nothing removes it when that is killed."""
     place = os.path.join(out, LOCK)
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+    mine = {**_here(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
     try:
         holder = _take(place, mine)
     except OSError as error:
@@ -252,9 +272,18 @@ def _holder(place):
         return {}
 
 
+def _here():
+    """Where the number of a process means something: containers may have one host name, but count on their own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return {"host": socket.gethostname(), "boot": boot, "processes": os.readlink("/proc/self/ns/pid")}
+    except OSError:  # not on Linux
+        return {"host": socket.gethostname()}
+
+
 def _is_dead(holder):
     """Whether the process that holds a lock was on this machine, and is there no more."""
-    if holder.get("host") != socket.gethostname() or not isinstance(holder.get("pid"), int):
+    if not _here().items() <= holder.items() or not isinstance(holder.get("pid"), int):
         return False
     try:
         os.kill(holder["pid"], 0)

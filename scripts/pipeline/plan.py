@@ -107,8 +107,11 @@ def _of(parts, shards):
 
 
 def file_bytes(shard: Shard, max_side: int | None) -> int:
-    """About the bytes of a shard's file, before it is made. `max_side`: see `Plan`."""
-    return len(shard.rows) * image_bytes(max_side) if max_side else shard.image_bytes
+    """About the bytes of a shard's file, before it is made. `max_side`: see `Plan`.
+
+    Images smaller than that are not enlarged, but may be encoded at a higher quality than they had.
+    """
+    return min(len(shard.rows) * image_bytes(max_side), 2 * shard.image_bytes) if max_side else shard.image_bytes
 
 
 def directory_digest(part: Part) -> str:

@@ -52,7 +52,7 @@ def finished(pool: Executor, jobs: Mapping[Future, Any]) -> Iterator[tuple[Any, 
         for job in as_completed(jobs):
             yield jobs[job], job.result()
     except KeyboardInterrupt:
-        say("stopping; the files in hand are finished first (Ctrl-C again: at once)")
+        say("stopping; workers finish the files in hand first (Ctrl-C again: at once)")
         raise
     except Exception as error:
         text = LOST.get(type(error).__name__)

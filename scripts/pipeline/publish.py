@@ -574,7 +574,6 @@ def check_version(repository: Repository, draft: Draft, published: Published) ->
     check_untagged(draft.version, published)
     if published.version is None:
         return
-    _check_edition(published, draft)
     new, old = parse_version(draft.version), parse_version(published.version)
     if new == old:
         raise _other_content(published, draft)
@@ -586,12 +585,16 @@ def check_version(repository: Repository, draft: Draft, published: Published) ->
         raise PublishError(f"{draft.version} is too small a step: {why}, which is {step}; at least {least}")
 
 
-def _check_edition(published, draft):
-    """Refuses to put images of one size in the place of those of another: each edition has a repository of its own."""
-    held, given = (manifest.get("max_side") for manifest in (published.manifest, draft.manifest))
+def check_edition(published: Published, given: int | None) -> None:
+    """Refuses to put images of one size in the place of those of another: each edition has a repository of its own.
+
+    `given`: the `max_side` of what is to be published.
+    """
+    held = published.manifest.get("max_side") if published.manifest else given
     if held != given:
         names = ["the full edition" if side is None else f"images of at most {side} pixels" for side in (held, given)]
-        advice = f"publish to another repository, e.g. {published.repo_id}-{given or 'full'}"
+        other = published.repo_id.removesuffix(f"-{held}") + (f"-{given}" if given else "")
+        advice = f"publish to another repository, e.g. {other if other != published.repo_id else other + '-full'}"
         raise PublishError(f"{published.repo_id} holds {names[0]}, and this is of {names[1]}; {advice}")
 
 

@@ -24,7 +24,7 @@ from scripts.pipeline.manifest import FILE, built_manifest, make_manifest, manif
 from scripts.pipeline.output import STAGING
 from scripts.pipeline.parquet import find_rows, read_rows
 from scripts.pipeline.plan import SCHEMA, Plan, PlannedShard, file_bytes, make_plan
-from scripts.pipeline.publish import Draft, Published, Release, Send, check_lost, check_untagged
+from scripts.pipeline.publish import Draft, Published, Release, Send, check_edition, check_lost, check_untagged
 from scripts.pipeline.published import read_columns
 from scripts.pipeline.verify import FileContent, Verified, check_contents, read_content, read_contents, verify
 
@@ -51,9 +51,10 @@ class FolderMaker:
 
     def draft(self, published: Published) -> Release:
         """The whole release. Raises PublishError if the folder, its card included, does not verify."""
-        files = built_manifest(self.folder)["files"]
-        if published.manifest is None or published.manifest["files"] != files:
-            check_untagged(self.info.version, published)  # now, and not after minutes of verification
+        manifest = built_manifest(self.folder)
+        check_edition(published, manifest.get("max_side"))  # now, and not after minutes of verification
+        if published.manifest is None or published.manifest["files"] != manifest["files"]:
+            check_untagged(self.info.version, published)
         release = self.release()
         check_lost(published, {part_of_path(path) for path in release.files})
         return release
@@ -134,6 +135,7 @@ class SourceMaker:
 
         Raises SourceError with all problems of the archives, PublishError if rows are not as they should be.
         """
+        check_edition(published, self.options.max_side)
         check_lost(published, self._parts())
         self.looked = looked_parts(self.options.configs, published.manifest)
         manifest, there = self._manifest(published), published.entries

@@ -32,7 +32,7 @@ Examples = Callable[[str, Sequence[str]], dict]  # (part, image ids) -> {id: row
 
 FILE = "stats.json"
 OBJECTS_FILE = "objects.csv"
-SCHEMA = 4  # of a summary; increment it when the same file is to give another summary
+SCHEMA = 5  # of a summary; increment it when the same file is to give another summary
 
 GRID = 64  # cells a side of the heat maps
 MATCH = 2  # pixels by which each edge of a box may be off the component that it belongs to
@@ -146,10 +146,10 @@ class Object(NamedTuple):
     image_id: str
     kind: str  # INSTANCE or BOX
     number: int  # of an instance in the map, from 1; of a box its `objects.id`, from 0
-    x: int  # of the upper left corner, as are y, width and height; of an instance those of its bounding box
-    y: int
-    width: int
-    height: int
+    x: float  # of the upper left corner, as are y, width and height; of an instance those of its bounding box
+    y: float  # all are whole, but of the boxes of the small edition
+    width: float
+    height: float
     area: int  # of the instance's pixels; of a box, width times height
     share: float  # of the image's area
     iou: float  # with the object of the other kind that it fits best, both as boxes; 0 without one
@@ -204,7 +204,7 @@ def measure(image_id: str, instances: np.ndarray, bboxes: list[list[float]]) -> 
 
     def thing(kind, number, box, *, area, iou, match, fit):
         left, top, right, bottom = box
-        place = left, top, right - left, bottom - top
+        place = left, top, _rounded(right - left), _rounded(bottom - top)
         share = round(area / max(instances.size, 1), 6)
         return Object(image_id, kind, number, *place, area, share, round(iou, 4), match, fit)
 
@@ -216,7 +216,7 @@ def measure(image_id: str, instances: np.ndarray, bboxes: list[list[float]]) -> 
         objects.append(thing(INSTANCE, number, place, area=pixels[number - 1], iou=iou, match=match, fit=kind))
     for j, (box, fit) in enumerate(zip(boxes, fits)):
         match = numbers[fit.component] if fit.kind == MATCHED else None
-        objects.append(thing(BOX, j, box, area=_area(box), iou=fit.overlap, match=match, fit=fit.kind))
+        objects.append(thing(BOX, j, box, area=round(_area(box)), iou=fit.overlap, match=match, fit=fit.kind))
     return Polyps(image_id, objects, boxes, fits)
 
 
@@ -251,7 +251,12 @@ class Fit(NamedTuple):
 
 def _corners(bbox):
     x, y, width, height = bbox
-    return round(x), round(y), round(x + width), round(y + height)  # whole, but in the small edition
+    return tuple(map(_rounded, (x, y, x + width, y + height)))
+
+
+def _rounded(pixels):
+    """A length to a thousandth of a pixel, as boxes of the small edition have it; a whole one as int."""
+    return int(pixels) if pixels == int(pixels) else round(pixels, 3)
 
 
 def _components(instances, pixels):
@@ -302,7 +307,8 @@ def _area(box):
 def _painted(boxes, shape):
     """The boxes of an image as a bool mask of a shape (height, width)."""
     mask = np.zeros(shape, bool)
-    for left, top, right, bottom in boxes:
+    for box in boxes:
+        left, top, right, bottom = map(round, box)
         mask[top:bottom, left:right] = True
     return mask
 

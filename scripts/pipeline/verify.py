@@ -32,7 +32,7 @@ from scripts.pipeline.card import stale
 from scripts.pipeline.card_check import check_card, lint_card
 from scripts.pipeline.configs import METADATA, ORIGINAL_SIZE, VIEWS, features_of, looked_parts
 from scripts.pipeline.console import Progress
-from scripts.pipeline.files import absolute, below, is_address, opened, read, sizes
+from scripts.pipeline.files import absolute, below, check_address, is_address, opened, read, sizes
 from scripts.pipeline.manifest import FILE, built_manifest, matching, part_of_path
 from scripts.pipeline.parquet import entry_of, features_metadata, read_rows
 from scripts.pipeline.plan import make_plan
@@ -118,15 +118,15 @@ class FileContent(NamedTuple):
         return cls(sha256, {"image_id": []}, [], 0, 0, problems)
 
 
-def verify(
-    folder: str, expected: Expected, workers: int, *, sources: Sequence[str] = (), at_address: bool = False
-) -> Verified:
+def verify(folder: str, expected: Expected, workers: int, *, sources: Sequence[str] = ()) -> Verified:
     """Checks everything in `folder`, and with `sources` compares its rows with the archives there.
 
-    Returns all that was found. Raises ValueError where there is no manifest, and for an address unless `at_address`.
+    Returns all that was found. Raises ValueError where there is no manifest, or for an address that cannot be used.
     """
     folder = absolute(folder)  # pyarrow takes relative names for addresses, and expands ~
-    manifest = built_manifest(folder, at_address=at_address)
+    if is_address(folder):
+        check_address(folder)
+    manifest = built_manifest(folder, at_address=True)
     result = Verified(configs=list(manifest["configs"]), complete=manifest["complete"])
     paths = _check_files(folder, manifest, result)
     max_side = manifest.get("max_side")
@@ -319,16 +319,15 @@ def _check_masks(row, small):
 
 
 def _check_boxes(row, small):
-    """Checks the objects. In the small edition boxes are rounded to float32, and areas to whole numbers."""
-    side_off, area_off = (0.0006, 0.6) if small else (0, 0)
+    """Checks the objects. In the small edition areas are rounded to whole numbers."""
     objects = row["objects"]
     if not len(objects["id"]) == len(objects["bbox"]) == len(objects["area"]) == len(objects["category"]) > 0:
         raise ValueError("objects of differing lengths, or none")
     if objects["id"] != list(range(len(objects["id"]))) or set(objects["category"]) != {0}:
         raise ValueError(f"objects with ids {objects['id']} and categories {objects['category']}, expected 0... and 0")
     for (x, y, width, height), area in zip(objects["bbox"], objects["area"]):
-        inside = x >= 0 and y >= 0 and max(x + width - row["width"], y + height - row["height"]) <= side_off
-        if not inside or min(width, height) <= 0 or abs(width * height - area) > area_off:
+        inside = x >= 0 and y >= 0 and x + width <= row["width"] and y + height <= row["height"]
+        if not inside or min(width, height) <= 0 or abs(width * height - area) > (0.5 if small else 0):
             raise ValueError(f"box {[x, y, width, height]} of area {area} is out of bounds, empty or miscounted")
 
 

@@ -24,7 +24,7 @@ from scripts.pipeline import leaks
 from scripts.pipeline.card import stored_pairs
 from scripts.pipeline.configs import KINDS, METADATA, VIEWS
 from scripts.pipeline.files import write_file
-from scripts.pipeline.manifest import part_of_path, read_manifest
+from scripts.pipeline.manifest import built_manifest, part_of_path, read_manifest
 from scripts.pipeline.output import BuildError, check_name
 from scripts.pipeline.review.compare import Changes, Version, folder_version
 from scripts.pipeline.review.pictures import ACROSS, SIDE, TILE, Store
@@ -65,6 +65,7 @@ def write_review(
         raise BuildError(f"{to}: is a folder; give the name of the HTML file to write")
     if os.path.lexists(to) and not _is_review(to):
         raise BuildError(f"{to}: is there, and is no review page; give another name, or move that file away")
+    built_manifest(folder)  # at an address, there is no page of it
     with Store(to) as store:
         result = verify(folder, expected, workers)
         pa.default_memory_pool().release_unused()  # what it streamed
