@@ -24,6 +24,7 @@ from huggingface_hub.errors import HTTPError
 from hyper_kvasir import Expected
 from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run
 from scripts.pipeline.hub import REPO_ID, PublishError, Repository, explain, prepare_clients
+from scripts.pipeline.manifest import built_manifest, edition_of
 from scripts.pipeline.output import BuildError
 from scripts.pipeline.review.compare import Version, compare, folder_version, published_version
 from scripts.pipeline.review.page import write_review
@@ -47,10 +48,19 @@ def main(arguments=None) -> int:
     args = parser.parse_args(arguments)
     expected = Expected.load(args.expect)
     before = named_version(args.against) if args.against else None
+    if before:
+        check_same_edition(before, built_manifest(args.folder))
     compared = functools.partial(compare, before) if before else None
     status, written = write_review(args.folder, expected, args.workers, args.to, every=args.all, compare=compared)
     print(f"wrote {written}: {status}")
     return 0
+
+
+def check_same_edition(before: Version, manifest: dict) -> None:
+    """Raises ValueError where images were scaled that are not now, or the other way round: all rows differ then."""
+    one, other = edition_of(before.manifest), edition_of(manifest)
+    if one != other:
+        raise ValueError(f"{before.name}: holds {one}, and this is of {other}; compare with one of the same")
 
 
 def named_version(place: str) -> Version:

@@ -228,7 +228,8 @@ def test_a_size_that_makes_no_sense_is_refused(side, tmp_path, capsys):
 )
 def test_an_edition_does_not_replace_another(repo_id, held, given, other):
     """Nor one that was uploaded by hand, whose manifest has no version."""
-    published = SimpleNamespace(repo_id=repo_id, manifest={"max_side": held} if held else {"files": {}})
+    held, given = ({"max_side": side} if side else {} for side in (held, given))
+    published = SimpleNamespace(repo_id=repo_id, manifest=held)
     with pytest.raises(PublishError, match=f"{repo_id} holds .* publish to another repository, e.g. {other}$"):
         check_edition(published, given)
 
@@ -316,6 +317,11 @@ def test_verification_compares_pixels_with_the_archives(copy, drawn_source, caps
 
 
 # --------------------------------------------------------------------------------------------------- what it loses
+
+
+def test_editions_are_not_compared(both, tmp_path, capsys):
+    assert review([str(both[1]), "--to", str(tmp_path / "page.html"), "--against", str(both[0])]) == 1
+    assert "holds the full edition, and this is of images of at most 64 pixels a side" in capsys.readouterr().err
 
 
 def test_the_card_says_what_is_lost(both):
@@ -427,7 +433,9 @@ def test_it_is_published_beside_the_full_one(tmp_path_factory, tmp_path):
         publisher = Publisher(hub, tmp_path / "home", True)
         publisher.ok(work / "small", "1.0.0")
         assert json.loads(publisher.read("manifest.json"))["max_side"] == SIDE
-        publisher.refused("holds images of at most 64 pixels, and this is of the full edition", work / "full", "1.1.0")
+        publisher.refused(
+            "holds images of at most 64 pixels a side, and this is of the full edition", work / "full", "1.1.0"
+        )
         for flags in ([], ["--full"]):
             code, said = publisher.verify("--revision", "v1.0.0", "--expect", work / "small.expected.json", *flags)
             assert code == 0, said

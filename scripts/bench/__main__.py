@@ -73,7 +73,7 @@ def main(arguments=None) -> int:
     about += "photographs"
     parser.add_argument("--archive", metavar="ZIP", help=about)
     size = f"size of a generated one (default: {GIGABYTES}; with --all {BUILT} for build)"
-    parser.add_argument("--gigabytes", type=float, help=size)
+    parser.add_argument("--gigabytes", type=gigabytes, help=size)
     official = "of small and streams: the folder of the official labels, folds and some images (default: %(default)s)"
     parser.add_argument("--official", metavar="DIR", default="../shared/source", help=official)
     parser.add_argument("--runs", type=number, help="times that quick commands run (default: 3; with --all 2)")
@@ -101,6 +101,13 @@ def main(arguments=None) -> int:
         say(f"{name}: {time.monotonic() - started:.0f} s")
         print(f"\n## {name}\n\n{text}", flush=True)
     return 0
+
+
+def gigabytes(text: str) -> float:
+    """The type of --gigabytes."""
+    if not 0 < float(text) < 1000:
+        raise argparse.ArgumentTypeError("must be more than 0, and less than 1,000")
+    return float(text)
 
 
 def machine() -> str:

@@ -75,7 +75,8 @@ def _feed(work, built):
     from scripts.bench import feed  # loads torch
 
     if feed.missing():
-        return f"A training loop was not measured: no {', '.join(feed.missing())}"
+        advice = "pip install -r scripts/bench/requirements.txt"
+        return f"A training loop was not measured: no {', '.join(feed.missing())} ({advice})"
     feed.be_quiet(work)
     rates = {}
     for name, folder in built.items():

@@ -32,7 +32,15 @@ from scripts.pipeline.files import (
     sync,
     write_file,
 )
-from scripts.pipeline.manifest import FILE, make_manifest, manifest_text, part_of_path, read_manifest, splits_of
+from scripts.pipeline.manifest import (
+    FILE,
+    edition_of,
+    make_manifest,
+    manifest_text,
+    part_of_path,
+    read_manifest,
+    splits_of,
+)
 from scripts.pipeline.output import (
     STAGING,
     BuildError,
@@ -154,10 +162,8 @@ def _build(plan: Plan, out: str, workers: Workers, checks: bool, expected: Expec
 def _check_edition(out, manifest, max_side):
     """Refuses to mix images of one size with those of another."""
     if manifest and manifest.get("max_side") != max_side:
-        was = manifest.get("max_side")
-        held = f"images of at most {was} pixels a side" if was else "the full edition"
-        flag = f"give --max-side {was}" if was else "leave --max-side out"
-        raise BuildError(f"{out}: holds {held}; {flag}, or choose another folder")
+        flag = f"give --max-side {manifest['max_side']}" if "max_side" in manifest else "leave --max-side out"
+        raise BuildError(f"{out}: holds {edition_of(manifest)}; {flag}, or choose another folder")
 
 
 def _metadata(plan, out, old_files, workers, given):

@@ -145,6 +145,11 @@ def built_manifest(folder: str, *, at_address: bool = False) -> dict:
     return manifest
 
 
+def edition_of(manifest: dict) -> str:
+    """What a built folder or repository holds, in words: the full edition, or a small one."""
+    return f"images of at most {manifest['max_side']} pixels a side" if "max_side" in manifest else "the full edition"
+
+
 def parse_manifest(text: str, where: str) -> dict:
     """A manifest from its text. Raises ValueError, naming `where` and what is wrong, for anything else."""
     if len(text) > MOST_BYTES:

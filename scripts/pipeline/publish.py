@@ -32,7 +32,7 @@ from scripts.pipeline.hub import (
     patiently,
     tagged_elsewhere,
 )
-from scripts.pipeline.manifest import FILE, VERSION, is_own_file, matching, part_of_path
+from scripts.pipeline.manifest import FILE, VERSION, edition_of, is_own_file, matching, part_of_path
 from scripts.pipeline.parquet import ROWS, entry_of, features_metadata
 from scripts.pipeline.published import differing_files, parse_at, stream_patiently
 from scripts.pipeline.readers import does_not_load, loaded_rows
@@ -585,17 +585,18 @@ def check_version(repository: Repository, draft: Draft, published: Published) ->
         raise PublishError(f"{draft.version} is too small a step: {why}, which is {step}; at least {least}")
 
 
-def check_edition(published: Published, given: int | None) -> None:
+def check_edition(published: Published, given: dict) -> None:
     """Refuses to put images of one size in the place of those of another: each edition has a repository of its own.
 
-    `given`: the `max_side` of what is to be published.
+    `given`: a manifest of what is to be published, or its "max_side" alone.
     """
-    held = published.manifest.get("max_side") if published.manifest else given
-    if held != given:
-        names = ["the full edition" if side is None else f"images of at most {side} pixels" for side in (held, given)]
-        other = published.repo_id.removesuffix(f"-{held}") + (f"-{given}" if given else "")
-        advice = f"publish to another repository, e.g. {other if other != published.repo_id else other + '-full'}"
-        raise PublishError(f"{published.repo_id} holds {names[0]}, and this is of {names[1]}; {advice}")
+    if published.manifest is None or published.manifest.get("max_side") == given.get("max_side"):
+        return
+    other = published.repo_id.removesuffix(f"-{published.manifest.get('max_side')}")
+    other += f"-{given['max_side']}" if "max_side" in given else ""
+    other += "-full" if other == published.repo_id else ""
+    text = f"{published.repo_id} holds {edition_of(published.manifest)}, and this is of {edition_of(given)}"
+    raise PublishError(f"{text}; publish to another repository, e.g. {other}")
 
 
 def _other_content(published, draft):

@@ -52,7 +52,7 @@ class FolderMaker:
     def draft(self, published: Published) -> Release:
         """The whole release. Raises PublishError if the folder, its card included, does not verify."""
         manifest = built_manifest(self.folder)
-        check_edition(published, manifest.get("max_side"))  # now, and not after minutes of verification
+        check_edition(published, manifest)  # now, and not after minutes of verification
         if published.manifest is None or published.manifest["files"] != manifest["files"]:
             check_untagged(self.info.version, published)
         release = self.release()
@@ -135,7 +135,7 @@ class SourceMaker:
 
         Raises SourceError with all problems of the archives, PublishError if rows are not as they should be.
         """
-        check_edition(published, self.options.max_side)
+        check_edition(published, {"max_side": self.options.max_side} if self.options.max_side else {})
         check_lost(published, self._parts())
         self.looked = looked_parts(self.options.configs, published.manifest)
         manifest, there = self._manifest(published), published.entries
