@@ -46,7 +46,7 @@ def forked(monkeypatch):
         assert status == 0, said
         return json.loads(printed.splitlines()[-1])
 
-    for module in (bench_build, growth, small, sources, unchanged):
+    for module in (bench_build, growth, small, sources, unchanged, updates):
         monkeypatch.setattr(module, "run", run)
     monkeypatch.setattr(streams, "child", child)
 
@@ -132,6 +132,25 @@ def test_the_tables_of_the_small_edition_come_out(source, tmp_path, capsys, monk
     said = capsys.readouterr().out
     scaled = re.findall(r"^small +([\d.]+) +([\d.]+) +([\d.]+)", said, re.MULTILINE)[-1]
     assert scaled[2] == "0.50" and "of decoding" in said and "first example" in said
+
+
+@pytest.mark.slow
+def test_the_table_of_a_cluster_comes_out(source, tmp_path):
+    """In a process of its own, as it sets the environment that an S3 is found by."""
+    given = str(tmp_path / "cluster"), str(source / "hyper-kvasir-labeled-images.zip")
+    code = f"from scripts.bench import cluster\ncluster.TASKS = 10\nprint(cluster.bench_cluster(*{given!r}))"
+    status, table, said = Process(dict(os.environ), code=code).end()
+    assert status == 0, said
+    lines = re.findall(r"^(?:local|cluster).* (yes|NO) +(\d+) +(\d+) +(\d+) +(\d+)$", table, re.MULTILINE)
+    assert [same for same, *_ in lines] == ["yes"] * 5
+    local, by_cluster, *_, again = ([*map(int, counts)] for _, *counts in lines[1:])
+    assert not any(local) and by_cluster[0] > 0 and by_cluster[2] > again[2] > 0
+
+
+@pytest.mark.slow
+def test_a_commit_is_measured(tmp_path, forked):
+    said = updates.bench_commit(str(tmp_path / "commit"), operations=70)
+    assert re.fullmatch(r"one commit of 70 files: a request of [\d,]{4,} bytes, answered in [\d.]+ s", said)
 
 
 @pytest.mark.slow
