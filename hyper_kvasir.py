@@ -1661,7 +1661,7 @@ def _wrong_boxes(size, corners):
 # One row group a file, for apache/arrow#45214: streaming a file of several hangs when the program ends. So files are
 # kept small enough to be read at once, which also mixes and shares them better.
 # The most bytes and images of a file, by part. By `scripts.bench streams`, the entropy of labels that are streamed with
-# the card's buffer of 600 images is 94.6% of full with 32 MB (205 files), 97.2% with 16 MB (521), and 97.6% with 32 MB
+# the card's buffer of 600 images is 93.9% of full with 32 MB (205 files), 97.1% with 16 MB (521), and 97.8% with 32 MB
 # and 64 images (329). Others need that measured again, and `mixed` in dataset_card/metadata.yaml.
 SHARD_LIMITS = {"labeled": (32 << 20, 64), "segmented": (64 << 20, math.inf), "unlabeled": (64 << 20, math.inf)}
 
