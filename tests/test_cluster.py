@@ -19,6 +19,7 @@ import pytest
 from scripts.build import main
 from scripts.card import main as card
 from scripts.pipeline.cluster import _as_here, environment
+from scripts.pipeline.files import check_no_password
 from scripts.pipeline.output import LOCK, STAGING, BuildError, _here, staged_name
 from scripts.pipeline.pool import finished
 from scripts.publish import main as publish
@@ -202,6 +203,19 @@ def test_what_a_worker_writes_after_its_build_is_removed(source, built, tmp_path
     late.with_name(f"{late.name}.{'0' * 32}.incomplete").write_bytes(b"la")
     assert main(command(str(source), str(out), source, "--workers", "1")) == 0
     assert tree(out) == tree(built)
+    for name in ("README.md", "data/labeled/mine.parquet"):
+        mine = tmp_path / "mine" / STAGING / name
+        mine.parent.mkdir(parents=True)
+        mine.write_bytes(b"mine")
+        assert main(command(str(source), str(tmp_path / "mine"), source, "--workers", "1")) == 1
+        assert mine.read_bytes() == b"mine"
+        shutil.rmtree(tmp_path / "mine")
+    late.parent.mkdir(parents=True)
+    late.write_bytes(b"late")
+    for path in [path for path in out.iterdir() if path.name != STAGING]:  # emptied before that
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert main(command(str(source), str(out), source, "--workers", "1")) == 0
+    assert tree(out) == tree(built)
 
 
 def test_a_lost_scheduler_and_another_one(cluster, at_s3, source, built, tmp_path):
@@ -241,11 +255,16 @@ def test_what_cannot_be_used_is_refused_before_any_work(cluster, s3, at_s3, sour
     for wrong, text in (
         *(("s3://bucket/nothing", "no such folder"), ("s4://bucket", "there is no s4://; expected e.g. s3://")),
         ("https://me:hunter2@127.0.0.1/a", "--source https://...@127.0.0.1/a: has a password in it"),
+        ("simplecache::https://me:hunter2@127.0.0.1/a", "simplecache::https://...@127.0.0.1/a: has a password in it"),
     ):
         with pytest.raises(SystemExit):
             refused(wrong, "s3://bucket/new")
         said = capsys.readouterr().err
         assert text in said and "hunter2" not in said
+    said = refused(at_s3, "s3://me:hunter2@bucket//out")
+    assert "s3://...@bucket//out: has a password in it" in said and "hunter2" not in said
+    for address in ("github://simula:hyper-kvasir@main/a", "s3://bucket/a:b@c", "hf://datasets/ns/x@v1/a"):
+        check_no_password(address)
     assert verify(["s4://bucket/out"]) == 1 and "there is no s4://" in capsys.readouterr().err
 
     monkeypatch.setattr("scripts.pipeline.cluster.CONNECT_SECONDS", 0.2)

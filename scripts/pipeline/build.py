@@ -20,6 +20,8 @@ from scripts.pipeline.configs import METADATA, VIEWS, looked_parts
 from scripts.pipeline.console import Progress, say
 from scripts.pipeline.files import (
     absolute,
+    below,
+    check_no_password,
     exists,
     file_sha256,
     is_address,
@@ -80,12 +82,13 @@ def build(
             folders = check_workers(workers, folders, lock)
             given = None
             if folds_from:
+                check_no_password(folds_from)
                 from scripts.pipeline.quality import metadata
 
                 given = metadata.earlier_of(absolute(folds_from))  # now, and not after the pass
             manifest = read_manifest(out) or read_manifest(os.path.join(out, STAGING))  # there, if a kill came then
-            if list(configs) == [METADATA] and manifest and max_side is None:  # which is the same in all editions
-                max_side = manifest.get("max_side")
+            if list(configs) == [METADATA] and (max_side is None or not manifest):  # it is the same in all editions
+                max_side = (manifest or {}).get("max_side")
             _check_edition(out, manifest, max_side)
             parts = looked or looked_parts(configs, manifest)
             plan = make_plan(folders, configs, expected, checks, looked=parts, max_side=max_side)
@@ -113,6 +116,10 @@ def _build(plan: Plan, out: str, workers: Workers, checks: bool, expected: Expec
     _check_cut_off(plan, out, moved)
     names = {path: staged_name(path, planned.key) for path, planned in plan.shards.items()}
     kept, staged, todo = _sort_out(plan, out, old["files"], names, workers)
+    kept_staged = {names[path] for path in staged}
+    remove(
+        staging, [path for path in below(staging, hidden=True) if path.startswith("data/") and path not in kept_staged]
+    )
     _check_disk(out, sum(file_bytes(planned.shard, plan.max_side) for planned in todo.values()))
     with ThreadPoolExecutor(1) as disk:  # beside the work, as the disk takes nearly as long as that
         synced = []

@@ -29,6 +29,7 @@ from PIL import Image, ImageChops, ImageFilter
 from hyper_kvasir import TAXONOMY, VIEWS
 from scripts.pipeline.configs import KINDS, METADATA
 from scripts.pipeline.leaks import is_across, place_of
+from scripts.pipeline.output import BuildError
 from scripts.pipeline.pool import finished, worker_pool
 from scripts.pipeline.stats import (
     BOX,
@@ -105,7 +106,11 @@ def draw(parts: dict, examples: Examples, pairs: Sequence[dict] = ()) -> list[Fi
     """
     jobs = _jobs(parts, examples, pairs)
     with worker_pool(os.cpu_count(), len(jobs)) as pool:
-        drawn = dict(finished(pool, {pool.submit(_figure, job): i for i, job in enumerate(jobs)}))
+        try:
+            drawn = dict(finished(pool, {pool.submit(_figure, job): i for i, job in enumerate(jobs)}))
+        except BuildError as error:
+            text = "a process that draws figures was killed (out of memory?); run again with more memory free"
+            raise BuildError(text) from error
     return [drawn[i] for i in range(len(jobs))]
 
 

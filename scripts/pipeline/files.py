@@ -38,20 +38,23 @@ def absolute(place: str) -> str:
 
 def check_address(place: str) -> None:
     """Raises ValueError, saying what to do, for an address that cannot be used here, or that tells a password."""
-    kind, _, rest = place.partition("://")
-    secret = re.match(r"[^/]*:[^/]*@", rest)
-    if secret:
-        shown = f"{kind}://...@{rest[secret.end() :]}"
-        raise ValueError(
-            f"{shown}: has a password in it, which messages and logs would tell; give it by the environment"
-        )
-    try:
-        fsspec.get_filesystem_class(kind)
-    except ValueError as error:
-        raise ValueError(f"{place}: there is no {kind}://; expected e.g. s3://bucket/folder") from error
-    except ImportError as error:
-        advice = "; scripts/cluster-requirements.txt has what it needs" if kind.startswith("s3") else ""
-        raise ValueError(f"{place}: {error}{advice}") from error
+    check_no_password(place)
+    for link in place.split("::"):  # of a chain, as simplecache::s3://
+        kind = link.partition("://")[0]
+        try:
+            fsspec.get_filesystem_class(kind)
+        except ValueError as error:
+            raise ValueError(f"{place}: there is no {kind}://; expected e.g. s3://bucket/folder") from error
+        except ImportError as error:
+            advice = "; scripts/cluster-requirements.txt has what it needs" if kind.startswith("s3") else ""
+            raise ValueError(f"{place}: {error}{advice}") from error
+
+
+def check_no_password(place: str) -> None:
+    """Raises ValueError for an address that has a password: messages would tell it, and logs."""
+    shown = re.sub(r"(?<!github)(?<!git)://[^/]*:[^/]*@", "://...@", place)  # github://owner:name@revision/ has none
+    if shown != place:
+        raise ValueError(f"{shown}: has a password in it, which messages would tell; give it by the environment")
 
 
 def one_name(address: str) -> str:

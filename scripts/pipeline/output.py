@@ -18,6 +18,7 @@ from scripts.pipeline.files import (
     append,
     below,
     check_address,
+    check_no_password,
     create,
     exists,
     file_sha256,
@@ -93,9 +94,7 @@ def check_name(path: str) -> None:
         raise BuildError("the name of the output is empty (a variable that is not set?); give one")
     if path.startswith("~"):
         raise BuildError(f"{path}: the shell did not expand ~ here; write the whole path, or $HOME")
-    if re.match(r"[A-Za-z][\w+.-]+:/(?!/)", path):
-        raise BuildError(f"{path}: is neither a path nor an address; expected e.g. {path.replace(':/', '://', 1)}")
-    if is_address(path):
+    if re.match(r"[A-Za-z][\w+.-]+:/", path):
         raise BuildError(f"{path}: is an address; give a place on this machine, then publish or copy it")
     if not path.isprintable():
         raise BuildError(f"{path!a}: has characters that are not UTF-8, or not printable; choose another name")
@@ -119,6 +118,10 @@ def _check_no_pattern(whole):
 
 def _check_output_address(out):
     """Refuses an address that cannot be meant, or cannot be used here. Raises BuildError."""
+    try:
+        check_no_password(out)
+    except ValueError as error:
+        raise BuildError(str(error)) from error
     kind, _, rest = out.partition("://")
     if kind in OTHER_WAYS:
         raise BuildError(f"{out}: cannot be built into; {OTHER_WAYS[kind]}")
@@ -163,6 +166,8 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
     """
     if is_address(out):
         _check_output_address(out)
+    elif re.match(r"[A-Za-z][\w+.-]+:/", out):
+        raise BuildError(f"{out}: is neither a path nor an address; expected e.g. {out.replace(':/', '://', 1)}")
     else:
         check_output(out)
     check_beside(out, sources)
@@ -172,10 +177,10 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
         raise BuildError(f"{error}; choose another output folder") from error
     staging = os.path.join(out, STAGING)
     begun = exists(Journal(staging).file)  # by a build that was cut off
-    if not begun and not all(map(_is_staged, below(staging, hidden=True))):
+    if not begun and names(staging) and not _is_late(staging):
         raise BuildError(f"{staging}: is not of this project; move it away, or choose another output folder")
     others = names(out) if manifest is None and not begun else []
-    others = [name for name in others if name != LOOKED and not name.endswith(LOCK)]
+    others = [name for name in others if name not in (LOOKED, STAGING) and not name.endswith(LOCK)]
     if others:
         raise BuildError(
             f"{out}: holds {others[0]!r} and no {FILE}: it belongs to something else; choose a new or empty folder"
@@ -184,9 +189,10 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
         yield place
 
 
-def _is_staged(path):
-    """Whether a file in STAGING is of a worker that finished after its build had ended."""
-    return is_own_file(re.sub(r"\.[0-9a-f]+\.incomplete\Z", "", path))
+def _is_late(staging):
+    """Whether all in STAGING is what workers have written after their build had ended."""
+    found = [re.sub(r"\.[0-9a-f]{32}\.incomplete\Z", "", path) for path in below(staging, hidden=True)]
+    return all(is_own_file(path) and re.search(r"-[0-9a-f]{16}\.parquet\Z", path) for path in found) and bool(found)
 
 
 @contextlib.contextmanager
@@ -272,6 +278,9 @@ def _holder(place):
         return {}
 
 
+NO_CONTAINER = "pid:[4026531836]"  # as Linux calls the processes of a machine itself
+
+
 def _here():
     """Where the number of a process means something: containers may have one host name, but count on their own."""
     try:
@@ -283,8 +292,13 @@ def _here():
 
 def _is_dead(holder):
     """Whether the process that holds a lock was on this machine, and is there no more."""
-    if not _here().items() <= holder.items() or not isinstance(holder.get("pid"), int):
+    here = _here()
+    if not isinstance(holder.get("pid"), int) or any(
+        holder.get(name) != here.get(name) for name in ("host", "processes")
+    ):
         return False
+    if holder.get("boot") != here.get("boot"):
+        return here["processes"] == NO_CONTAINER  # several containers may have one name, and be on several machines
     try:
         os.kill(holder["pid"], 0)
     except (ProcessLookupError, OverflowError):
