@@ -215,6 +215,12 @@ def test_editions_and_sizes_are_not_mixed(both, copy, drawn_source, tmp_path, ca
         assert told in capsys.readouterr().err and tree(folder) == before
 
 
+def test_metadata_alone_is_of_no_edition(drawn_source, tmp_path):
+    for _ in range(2):
+        build(drawn_source, tmp_path / "out", "--config", "metadata", *FLAGS)
+    assert "max_side" not in read_manifest(str(tmp_path / "out"))
+
+
 @pytest.mark.parametrize("side", ["31", "0", "-5", "1025", "abc"])
 def test_a_size_that_makes_no_sense_is_refused(side, tmp_path, capsys):
     with pytest.raises(SystemExit):

@@ -87,8 +87,9 @@ def build(
 
                 given = metadata.earlier_of(absolute(folds_from))  # now, and not after the pass
             manifest = read_manifest(out) or read_manifest(os.path.join(out, STAGING))  # there, if a kill came then
-            if list(configs) == [METADATA] and (max_side is None or not manifest):  # it is the same in all editions
-                max_side = (manifest or {}).get("max_side")
+            held = list(manifest["configs"]) if manifest else [METADATA]
+            if list(configs) == [METADATA] and (max_side is None or held == [METADATA]):
+                max_side = (manifest or {}).get("max_side")  # of what is there: metadata is the same in all editions
             _check_edition(out, manifest, max_side)
             parts = looked or looked_parts(configs, manifest)
             plan = make_plan(folders, configs, expected, checks, looked=parts, max_side=max_side)
