@@ -117,26 +117,19 @@ def _build(plan: Plan, out: str, workers: Workers, checks: bool, expected: Expec
     _check_cut_off(plan, out, moved)
     names = {path: staged_name(path, planned.key) for path, planned in plan.shards.items()}
     kept, staged, todo = _sort_out(plan, out, old["files"], names, workers)
-    kept_staged = {names[path] for path in staged}
-    remove(
-        staging, [path for path in below(staging, hidden=True) if path.startswith("data/") and path not in kept_staged]
-    )
+    _remove_stale(staging, {names[path] for path in staged})
     _check_disk(out, sum(file_bytes(planned.shard, plan.max_side) for planned in todo.values()))
     with ThreadPoolExecutor(1) as disk:  # beside the work, as the disk takes nearly as long as that
-        synced = []
-        synced += [
-            disk.submit(sync, os.path.join(staging, names[path])) for path in staged
-        ]  # by a run that was cut off
-        synced += [disk.submit(sync, os.path.join(out, path)) for path in moved & set(kept)]
-        built = build_shards(
-            plan,
-            todo,
-            staging,
-            old["sources"],
-            workers,
-            names=names,
-            made_one=lambda place: synced.append(disk.submit(sync, place)),
-        )
+        written = [
+            *(os.path.join(staging, names[path]) for path in staged),
+            *(os.path.join(out, path) for path in moved),
+        ]
+        synced = [disk.submit(sync, place) for place in written]  # a run that was cut off may not have come to that
+
+        def made_one(place):
+            synced.append(disk.submit(sync, place))
+
+        built = build_shards(plan, todo, staging, old["sources"], workers, names=names, made_one=made_one)
         for job in synced:
             job.result()
     pa.default_memory_pool().release_unused()  # what a worker that is a thread has read; the card takes as much
@@ -172,6 +165,11 @@ def _check_edition(out, manifest, max_side):
     if manifest and manifest.get("max_side") != max_side:
         flag = f"give --max-side {manifest['max_side']}" if "max_side" in manifest else "leave --max-side out"
         raise BuildError(f"{out}: holds {edition_of(manifest)}; {flag}, or choose another folder")
+
+
+def _remove_stale(staging, staged):
+    """Removes what an earlier run has staged, and this one has no use for."""
+    remove(staging, [path for path in below(staging, hidden=True) if path.startswith("data/") and path not in staged])
 
 
 def _metadata(plan, out, old_files, workers, given):

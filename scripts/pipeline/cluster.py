@@ -101,9 +101,8 @@ def _code():
 def _other(wanted):
     """In a worker: how it differs from the process that it works for."""
     here = environment()
-    return "; ".join(
-        f"has {name} {here[name]}, this process has {own}" for name, own in wanted.items() if here[name] != own
-    )
+    differing = [name for name, own in wanted.items() if here[name] != own]
+    return "; ".join(f"has {name} {here[name]}, this process has {wanted[name]}" for name in differing)
 
 
 def _answer(wanted, places):

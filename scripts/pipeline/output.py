@@ -33,6 +33,7 @@ from scripts.pipeline.files import (
 from scripts.pipeline.manifest import FILE, is_own_file, read_manifest
 
 STAGING = ".building"
+NO_CONTAINER = "pid:[4026531836]"  # as Linux calls the processes of a machine itself
 LOOKED = ".quality"  # what a pass over all images found, for the next one
 LOCK = ".hyper-kvasir.lock"
 LOCK_SECONDS = 10  # to wait for another build: the workers of a killed one end within a second or two
@@ -278,9 +279,6 @@ def _holder(place):
         return {}
 
 
-NO_CONTAINER = "pid:[4026531836]"  # as Linux calls the processes of a machine itself
-
-
 def _here():
     """Where the number of a process means something: containers may have one host name, but count on their own."""
     try:
@@ -293,9 +291,8 @@ def _here():
 def _is_dead(holder):
     """Whether the process that holds a lock was on this machine, and is there no more."""
     here = _here()
-    if not isinstance(holder.get("pid"), int) or any(
-        holder.get(name) != here.get(name) for name in ("host", "processes")
-    ):
+    same = all(holder.get(name) == here.get(name) for name in ("host", "processes"))
+    if not same or not isinstance(holder.get("pid"), int):
         return False
     if holder.get("boot") != here.get("boot"):
         return here["processes"] == NO_CONTAINER  # several containers may have one name, and be on several machines

@@ -256,7 +256,8 @@ def _corners(bbox):
 
 def _rounded(pixels):
     """A length to a thousandth of a pixel, as boxes of the small edition have it; a whole one as int."""
-    return int(pixels) if pixels == int(pixels) else round(pixels, 3)
+    pixels = round(pixels, 3)
+    return int(pixels) if pixels == int(pixels) else pixels
 
 
 def _components(instances, pixels):
