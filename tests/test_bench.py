@@ -57,7 +57,7 @@ def test_the_tables_of_a_build_come_out(source, tmp_path, capsys, monkeypatch, f
     archive = source / "hyper-kvasir-labeled-images.zip"
     assert bench.main(["build", "--archive", str(archive), "--runs", "1", "--work", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert said.count("GeneratorBasedBuilder") == 1 and said.count("unzip -q") == 2
+    assert said.count("GeneratorBasedBuilder") == said.count("unzip -q") == 2
     assert [path.name for path in tmp_path.iterdir()] == [".hyper-kvasir-bench"]
 
 

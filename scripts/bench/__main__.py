@@ -16,7 +16,6 @@ Runs alternate with the rival's; the quickest of each counts, since noise only e
 """
 
 import argparse
-import importlib.util
 import os
 import platform
 import sys
@@ -28,7 +27,7 @@ from scripts.bench.cluster import bench_cluster
 from scripts.bench.feed import RIVALS, bench_feed
 from scripts.bench.growth import bench_growth
 from scripts.bench.small import bench_small
-from scripts.bench.sources import photographs
+from scripts.bench.sources import missing, photographs
 from scripts.bench.streams import bench_streams
 from scripts.bench.unchanged import bench_unchanged
 from scripts.bench.updates import bench_commit, bench_updates
@@ -47,7 +46,7 @@ def archive_of(args: argparse.Namespace) -> str:
 
 # {name: what gives its table}; those of `ALL` in the order in which they run.
 BENCHES = {
-    "build": lambda work, args: bench_build(args.work, archive_of(args), args.runs),
+    "build": lambda work, args: bench_build(args.work, archive_of(args), args.runs, whole=not args.all),
     "unchanged": lambda work, args: bench_unchanged(work),
     "feed": lambda work, args: bench_feed(work, archive_of(args), args.runs),
     "small": lambda work, args: bench_small(work, archive_of(args), args.official, args.runs),
@@ -85,8 +84,8 @@ def main(arguments=None) -> int:
         parser.error(f"--official {args.official}: no such folder")
     for name in ALL if args.all else [args.what]:
         *packages, named = NEEDS.get(name, ("",))
-        if missing := [package for package in packages if not importlib.util.find_spec(package)]:
-            parser.error(f"{name} needs {', '.join(missing)}: pip install -r {named}")
+        if absent := missing(packages):
+            parser.error(f"{name} needs {', '.join(absent)}: pip install -r {named}")
     claim(parser, args.work)
     args.runs = args.runs or (2 if args.all else 3)
     if not args.all:

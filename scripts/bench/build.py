@@ -1,11 +1,10 @@
 """Archive to Parquet against `unzip -q`, `cp`, and the ways that people go today."""
 
-import importlib.util
 import os
 import shutil
 import sys
 
-from scripts.bench.sources import FOLD_FILES, expectations, stored
+from scripts.bench.sources import FOLD_FILES, expectations, missing, stored
 from scripts.pipeline.console import say, table
 from scripts.pipeline.measure import Run, run
 
@@ -21,18 +20,19 @@ OFTEN = (CP, UNZIP, BUILD)
 HEADER = ("command", "runs", "seconds", "of unzip", "of cp", "CPU seconds", "peak MB of a process")
 
 
-def bench_build(work: str, archive: str, runs: int) -> str:
+def bench_build(work: str, archive: str, runs: int, *, whole: bool) -> str:
     """Archive to Parquet against its rivals, for an archive as it is, and the same one stored.
 
-    All files are in the page cache, as after a download. `OFTEN` runs `runs` times, and what takes longer once.
+    All files are in the page cache, as after a download. `OFTEN` runs `runs` times, and what takes longer once;
+    of the stored one the slow rivals only with `whole`.
     """
-    routes = [route for route in RIVALS if route != "webdataset" or importlib.util.find_spec("webdataset")]
+    routes = [route for route in RIVALS if not (route == "webdataset" and missing([route]))]
     commands = _commands(work, archive, routes)
     tables = [_table("as it is", archive, _measure(work, archive, commands, runs))]
     source = os.path.join(work, "stored")
     archive = stored(archive, source)
-    commands = _commands(work, archive, ["webdataset"] if "webdataset" in routes else [])
-    del commands[OF_FOLDER], commands[BY_ONE], commands[VERIFY]  # of one archive, they suffice, as do other routes
+    commands = _commands(work, archive, routes if whole else [route for route in routes if route == "webdataset"])
+    del commands[OF_FOLDER], commands[BY_ONE], commands[VERIFY]  # of one archive, they suffice
     tables.append(_table("stored", archive, _measure(work, archive, commands, runs)))
     shutil.rmtree(source)
     if len(routes) < len(RIVALS):

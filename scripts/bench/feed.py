@@ -1,6 +1,5 @@
 """Images of 224 x 224 pixels into a training loop: the card's code against torchvision's ImageFolder and WebDataset."""
 
-import importlib.util
 import io
 import itertools
 import math
@@ -26,7 +25,7 @@ from scripts.pipeline.card import PLACEHOLDER
 from scripts.pipeline.console import say, table
 from scripts.pipeline.measure import run
 
-RIVALS = ("torch", "torchvision", "webdataset")
+RIVALS = ("torch", "torchvision", "webdataset")  # packages that no other command and no test needs
 SIDE = 224
 WORKERS = (0, 2, 4)
 BATCH = 32
@@ -41,11 +40,6 @@ class Images(NamedTuple):
     config: str
     loose: str  # a folder for each class
     tars: list[str]
-
-
-def missing() -> list[str]:
-    """The rivals that are not installed: no other command and no test needs them."""
-    return [name for name in RIVALS if not importlib.util.find_spec(name)]
 
 
 def bench_feed(work: str, archive: str, runs: int) -> str:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hyper_kvasir import Expected, Part
-from scripts.bench.sources import expectations
+from scripts.bench.sources import expectations, missing
 from scripts.bench.streams import streamed
 from scripts.bench.updates import hub_bytes
 from scripts.pipeline import leaks, stats
@@ -74,9 +74,9 @@ def _feed(work, built):
     """Images a second at 224 pixels into a DataLoader, decoded whole and by the card's transform."""
     from scripts.bench import feed  # loads torch
 
-    if feed.missing():
+    if absent := missing(feed.RIVALS):
         advice = "pip install -r scripts/bench/requirements.txt"
-        return f"A training loop was not measured: no {', '.join(feed.missing())} ({advice})"
+        return f"A training loop was not measured: no {', '.join(absent)} ({advice})"
     feed.be_quiet(work)
     rates = {}
     for name, folder in built.items():

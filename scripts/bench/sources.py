@@ -1,11 +1,13 @@
 """What is measured on: generated sources, and an archive as it would be without compression."""
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
 import sys
 import zipfile
+from collections.abc import Iterable
 
 from hyper_kvasir import Expected
 from scripts.pipeline.console import say
@@ -35,6 +37,11 @@ def tiny(source: str, **settings) -> str:
     say(f"generating {source}")
     run([sys.executable, "-c", WRITE, source, json.dumps({"images": "tiny", **settings})])
     return source
+
+
+def missing(packages: Iterable[str]) -> list[str]:
+    """Those of some packages that are not installed."""
+    return [package for package in packages if not importlib.util.find_spec(package)]
 
 
 def expectations(source: str) -> list[str]:

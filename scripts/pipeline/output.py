@@ -89,13 +89,16 @@ class Journal:
         return {path for path in there if file_sha256(os.path.join(out, path)) in noted[path]}
 
 
+_LIKE_ADDRESS = re.compile(r"[A-Za-z][\w+.-]+:/")  # or one that was mistyped
+
+
 def check_name(path: str) -> None:
     """Refuses a name that cannot be meant as one of a file or folder to write. Raises BuildError."""
     if not path.strip():
         raise BuildError("the name of the output is empty (a variable that is not set?); give one")
     if path.startswith("~"):
         raise BuildError(f"{path}: the shell did not expand ~ here; write the whole path, or $HOME")
-    if re.match(r"[A-Za-z][\w+.-]+:/", path):
+    if _LIKE_ADDRESS.match(path):
         raise BuildError(f"{path}: is an address; give a place on this machine, then publish or copy it")
     if not path.isprintable():
         raise BuildError(f"{path!a}: has characters that are not UTF-8, or not printable; choose another name")
@@ -167,7 +170,7 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
     """
     if is_address(out):
         _check_output_address(out)
-    elif re.match(r"[A-Za-z][\w+.-]+:/", out):
+    elif _LIKE_ADDRESS.match(out):
         raise BuildError(f"{out}: is neither a path nor an address; expected e.g. {out.replace(':/', '://', 1)}")
     else:
         check_output(out)
