@@ -15,21 +15,17 @@ written, whatever it says.
 """
 
 import functools
-import os
-import re
 
-from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
 from hyper_kvasir import Expected
 from scripts.pipeline.console import add_expect, add_workers, command_parser, refusing, run
-from scripts.pipeline.hub import REPO_ID, PublishError, Repository, explain, prepare_clients
+from scripts.pipeline.hub import PublishError, explain
 from scripts.pipeline.manifest import built_manifest, edition_of
 from scripts.pipeline.output import BuildError
-from scripts.pipeline.review.compare import Version, compare, folder_version, published_version
+from scripts.pipeline.review.compare import compare
 from scripts.pipeline.review.page import write_review
-
-PUBLISHED = re.compile(rf"({REPO_ID})(?:@([\w./-]+))?")
+from scripts.pipeline.versions import Version, named_version
 
 
 @refusing(BuildError, PublishError, ValueError, OSError, HTTPError, explained=explain)
@@ -61,19 +57,6 @@ def check_same_edition(before: Version, manifest: dict) -> None:
     one, other = edition_of(before.manifest), edition_of(manifest)
     if one != other:
         raise ValueError(f"{before.name}: holds {one}, and this is of {other}; compare with one of the same")
-
-
-def named_version(place: str) -> Version:
-    """The version that --against names. Raises ValueError for what names none."""
-    published = PUBLISHED.fullmatch(place)
-    if os.path.isdir(place) or not published:
-        return folder_version(place)
-    prepare_clients()
-    try:
-        return published_version(Repository(HfApi(), published[1]), published[2] or "main")
-    except (PublishError, HTTPError) as error:
-        text = f"{place}: no such folder, so taken for a repository on the Hub: {explain(error)}"
-        raise PublishError(text) from error
 
 
 if __name__ == "__main__":

@@ -294,7 +294,7 @@ def test_two_builds_into_one_folder_do_not_mix(source, built, tmp_path):
     ends, _, said = zip(*(process.end() for process in processes))
     assert 0 in ends, said
     for end, text in zip(ends, said):  # the second waits some seconds for the first
-        assert end == 0 or "another build is writing to it; wait for it" in text, text
+        assert end == 0 or "another command is writing to it; wait for it" in text, text
     assert tree(tmp_path / "out") == tree(built)
 
 
@@ -307,7 +307,7 @@ def test_builders_with_other_folders_for_temporary_files_do_not_mix(source, buil
     ends, _, said = zip(*(process.end() for process in processes))
     assert 0 in ends, said
     for end, text in zip(ends, said):
-        assert end == 0 or "another build is writing to it; wait for it" in text, text
+        assert end == 0 or "another command is writing to it; wait for it" in text, text
     assert tree(tmp_path / "out/put") == tree(built)
     assert os.listdir(tmp_path / "out") == ["put"]
 
@@ -321,7 +321,7 @@ def test_the_lock(inside, tmp_path, monkeypatch):
     out.mkdir()
     with only_builder_of(str(out)):
         files += [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
-        with pytest.raises(BuildError, match="another build is writing to it"), only_builder_of(str(out)):
+        with pytest.raises(BuildError, match="another command is writing to it"), only_builder_of(str(out)):
             pass
     assert files == (["out/.out.hyper-kvasir.lock"] if inside else [".out.hyper-kvasir.lock"])
     with only_builder_of(str(out)):

@@ -333,4 +333,4 @@ def test_what_cannot_be_meant_is_said_at_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(FileLock, "acquire", lambda lock, timeout: acquire(lock, timeout=0))
     with build_module.only_builder_of(work):
         assert main([work, *flags, "--source", str(tmp_path)]) == 1
-    assert "another build is writing to it" in capsys.readouterr().err
+    assert "another command is writing to it" in capsys.readouterr().err

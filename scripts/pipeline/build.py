@@ -6,7 +6,6 @@ manifest last. So a kill leaves nothing that looks finished, and the journal the
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -24,7 +23,6 @@ from scripts.pipeline.files import (
     check_no_password,
     exists,
     file_sha256,
-    is_address,
     move,
     opened,
     read,
@@ -47,6 +45,7 @@ from scripts.pipeline.output import (
     STAGING,
     BuildError,
     Journal,
+    check_disk,
     check_ours,
     only_builder_of,
     remove_leftovers,
@@ -118,7 +117,7 @@ def _build(plan: Plan, out: str, workers: Workers, checks: bool, expected: Expec
     names = {path: staged_name(path, planned.key) for path, planned in plan.shards.items()}
     kept, staged, todo = _sort_out(plan, out, old["files"], names, workers)
     _remove_stale(staging, {names[path] for path in staged})
-    _check_disk(out, sum(file_bytes(planned.shard, plan.max_side) for planned in todo.values()))
+    check_disk(out, sum(file_bytes(planned.shard, plan.max_side) for planned in todo.values()))
     with ThreadPoolExecutor(1) as disk:  # beside the work, as the disk takes nearly as long as that
         written = [
             *(os.path.join(staging, names[path]) for path in staged),
@@ -299,20 +298,6 @@ def _whole(folder, entries, workers):
             whole |= {path: match[0]} if match else {}
             bar.update(there[path])
     return {path: whole[path] for path in there if path in whole}
-
-
-def _check_disk(out, needed):
-    if is_address(out):
-        return
-    above = os.path.abspath(out)
-    while not os.path.isdir(above):
-        above = os.path.dirname(above)
-    free = shutil.disk_usage(above).free
-    if needed and not os.access(above, os.W_OK):
-        raise BuildError(f"{out}: cannot be written to; choose another output folder")
-    if needed * 1.02 > free:
-        sizes = f"{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free on its disk"
-        raise BuildError(f"{out}: {sizes}; free some space or choose another folder")
 
 
 class Built(NamedTuple):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -189,7 +190,7 @@ def only_builder_of(out: str, sources: Sequence[str] = ()):
         raise BuildError(
             f"{out}: holds {others[0]!r} and no {FILE}: it belongs to something else; choose a new or empty folder"
         )
-    with _lock_object(out) if is_address(out) else _lock(out, manifest) as place:
+    with _lock_object(out) if is_address(out) else lock(out, manifest) as place:
         yield place
 
 
@@ -200,8 +201,11 @@ def _is_late(staging):
 
 
 @contextlib.contextmanager
-def _lock(out, manifest):
-    """Locks a folder by a file, which ends with the process that holds it."""
+def lock(out: str, manifest: dict | None = None):
+    """Locks a folder by a file, which ends with the process that holds it; gives its place.
+
+    Of a folder with a manifest, nothing may be needed but to read: where it cannot be locked, None. Raises BuildError.
+    """
     place = _lock_file(out)
     if place is None:
         if manifest is None:
@@ -212,10 +216,10 @@ def _lock(out, manifest):
     try:
         lock.acquire(timeout=LOCK_SECONDS)
     except Timeout:
-        raise BuildError(f"{out}: another build is writing to it; wait for it, or choose another folder") from None
+        raise BuildError(f"{out}: another command is writing to it; wait for it, or choose another folder") from None
     except OSError as error:
         raise BuildError(
-            f"{place}: cannot be locked ({error.strerror}); if no other build runs, remove that file"
+            f"{place}: cannot be locked ({error.strerror}); if no other command runs, remove that file"
         ) from error
     try:
         yield place
@@ -252,7 +256,7 @@ def _lock_object(out):
     if holder != mine:
         by = f"since {holder.get('since')} by process {holder.get('pid')} on {holder.get('host')}"
         raise BuildError(
-            f"{out}: another build is writing to it, {by}; wait for it, or if none runs any more, remove {place}"
+            f"{out}: another command is writing to it, {by}; wait for it, or if none runs any more, remove {place}"
         )
     try:
         yield place
@@ -306,6 +310,19 @@ def _is_dead(holder):
     except PermissionError:
         pass
     return False
+
+
+def check_disk(out: str, needed: int) -> None:
+    """Raises BuildError where a folder cannot be written to, or its disk has no room for `needed` bytes."""
+    if is_address(out):
+        return
+    above = _nearest_folder(os.path.abspath(out))
+    free = shutil.disk_usage(above).free
+    if needed and not os.access(above, os.W_OK):
+        raise BuildError(f"{out}: cannot be written to; choose another output folder")
+    if needed * 1.02 > free:
+        sizes = f"{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free on its disk"
+        raise BuildError(f"{out}: {sizes}; free some space or choose another folder")
 
 
 def _nearest_folder(path):

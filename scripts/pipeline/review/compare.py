@@ -6,11 +6,8 @@ the same are not compared. In a folder, digests are those of the files themselve
 
 import base64
 import hashlib
-import io
-import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,28 +16,16 @@ from datasets import ClassLabel
 
 from scripts.pipeline.configs import METADATA, features_of
 from scripts.pipeline.console import Progress
-from scripts.pipeline.files import file_sha256
-from scripts.pipeline.hub import PublishError, Repository, patiently
-from scripts.pipeline.manifest import FILE, built_manifest, part_of_path
-from scripts.pipeline.parquet import find_rows
-from scripts.pipeline.published import parse_at
+from scripts.pipeline.hub import PublishError
+from scripts.pipeline.manifest import part_of_path
 from scripts.pipeline.review.pictures import SIDE, decoded, encoded, scaled, size_at
 from scripts.pipeline.review.rows import annotation, pixels
 from scripts.pipeline.verify import UNREADABLE
+from scripts.pipeline.versions import Version
 
 SIDE_BY_SIDE = 24  # changed rows whose pictures are shown
 BATCH = 16  # rows at a time
 MOST_LETTERS = 120  # of a value before and after
-
-
-class Version(NamedTuple):
-    """A built folder, or a revision on the Hub: its name in words, its manifest, and how a data file is opened."""
-
-    name: str
-    manifest: dict
-    opened: Callable[[str], object]  # path -> what pq.ParquetFile takes
-    rows: Callable[[str, Iterable[str]], dict[str, dict]]  # (path, image ids) -> {image id: row}
-    digest: Callable[[str], str | None]  # path -> sha256 of a file, None where it is missing; raises OSError
 
 
 class Place(NamedTuple):
@@ -79,46 +64,6 @@ class Changes:
     def numbers(self) -> dict[str, int]:
         """{"added", "removed", "changed": rows}"""
         return {name: sum(map(len, getattr(self, name).values())) for name in ("added", "removed", "changed")}
-
-
-# ---------------------------------------------------------------------------------------------------------- versions
-
-
-def folder_version(folder: str, name: str | None = None) -> Version:
-    """A built folder. Raises ValueError for any other."""
-    folder = os.path.abspath(folder)
-
-    def opened(path):
-        return os.path.join(folder, path)
-
-    def rows(path, image_ids):
-        return find_rows([opened(path)], image_ids)
-
-    def digest(path):
-        return file_sha256(opened(path)) if os.path.lexists(opened(path)) else None
-
-    return Version(name or os.path.basename(folder), built_manifest(folder), opened, rows, digest)
-
-
-def published_version(repository: Repository, revision: str) -> Version:
-    """A revision on the Hub. Raises PublishError where there is none, or something else."""
-    commit, where = repository.commit_of(revision), f"{repository.repo_id}@{revision}"
-    files = set(repository.files(commit))
-    if FILE not in files:
-        raise PublishError(f"{where}: holds no {FILE}, so this project did not publish it")
-
-    def opened(path):
-        return io.BytesIO(repository.read_large(path, commit))
-
-    def rows(path, image_ids):
-        return patiently(f"reading rows of {path}", lambda: find_rows([repository.open(path, commit)], image_ids))
-
-    manifest = parse_at(repository, commit, f"{where}/{FILE}")
-
-    def digest(path):
-        return manifest["files"][path]["sha256"] if path in files else None
-
-    return Version(where, manifest, opened, rows, digest)
 
 
 # --------------------------------------------------------------------------------------------------------- comparing

@@ -26,12 +26,13 @@ from scripts.pipeline.configs import KINDS, METADATA, VIEWS
 from scripts.pipeline.files import write_file
 from scripts.pipeline.manifest import built_manifest, part_of_path, read_manifest
 from scripts.pipeline.output import BuildError, check_name
-from scripts.pipeline.review.compare import Changes, Version, folder_version
+from scripts.pipeline.review.compare import Changes
 from scripts.pipeline.review.pictures import ACROSS, SIDE, TILE, Store
 from scripts.pipeline.review.problems import MOST_TOLD, grouped, kinds_of, problem_texts
 from scripts.pipeline.review.rows import Chosen, agreement, read_rows, spread, tables
 from scripts.pipeline.stats import MATCH
 from scripts.pipeline.verify import UUID, Verified, verify
+from scripts.pipeline.versions import Version, folder_version
 
 UNLABELED_SAMPLES = 6
 MOST_PAIRS, UNFOLDED = 200, 6  # pairs that are shown, and those before the fold; all are in leakage.csv
