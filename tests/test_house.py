@@ -13,14 +13,15 @@ SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 PAGE = ROOT / "scripts/README.md"
 # The requirements that each layer may count on, by how their files begin, and modules named unlike their package.
-CLUSTER = "scripts/cluster-"
+CLUSTER, EXPORT = "scripts/cluster-", "scripts/export-"
 LAYERS = {
     "hyper_kvasir.py": [""],
     "scripts/loopback_hub": ["", "scripts/loopback_hub/"],
     "scripts/bench": ["", "scripts/", "scripts/bench/"],
     "scripts/pipeline/cluster.py": ["", "scripts/", CLUSTER],
+    "scripts/pipeline/export": ["", "scripts/", EXPORT],
     "scripts": ["", "scripts/"],
-    "tests": ["", "scripts/", "scripts/loopback_hub/", "tests/", CLUSTER],
+    "tests": ["", "scripts/", "scripts/loopback_hub/", "tests/", CLUSTER, EXPORT],
 }
 MODULES = {
     **{"pillow": "PIL", "pyyaml": "yaml", "pytest-xdist": "xdist"},

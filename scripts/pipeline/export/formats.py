@@ -41,6 +41,8 @@ class Export(NamedTuple):
     config: str
     part: str
     of: str  # the name of the version
+    digest: str  # of what tells it from other exports
+    name: str  # of its folder
     images: dict[str, int]
 
 
@@ -398,13 +400,15 @@ FORMATS = {
 _GLOBS = {"imagefolder": "{}/**", "webdataset": "{}-*.tar"}  # of a split, where `datasets` has a reader
 
 
-def readme(about: Export, to: str) -> bytes:
-    """README.md of an export into a folder: what it is of, how to read it, license and citation."""
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+def readme(about: Export) -> bytes:
+    """README.md of an export: what it is of, how to read it, license and citation."""
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    )
     template = environment.from_string(Path(__file__).with_name("readme.md.j2").read_text(encoding="utf-8"))
     kinds = {"masks": about.part in MASKS, "labeled": about.part == "labeled"}
     folds = all(split.startswith("fold_") for split in about.images)
-    number = int(folder_name(to)[7:10]) if about.format == "nnunet" else None
+    number = int(about.name[7:10]) if about.format == "nnunet" else None
     text = template.render(
         **about._asdict(),
         **kinds,

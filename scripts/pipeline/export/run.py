@@ -1,5 +1,7 @@
 """Makes an export: reads the files of a version one by one, writes what the format makes of their rows."""
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +12,7 @@ from typing import NamedTuple
 from scripts.pipeline.console import Progress
 from scripts.pipeline.export.choose import choose
 from scripts.pipeline.export.folder import staged
-from scripts.pipeline.export.formats import FORMATS, Export, Format, check, readme
+from scripts.pipeline.export.formats import FORMATS, Export, Format, check, folder_name, readme
 from scripts.pipeline.versions import Version
 
 SCHEMA = 1  # increment it when the same rows are to give other files: an export that was begun is begun anew
@@ -37,6 +39,7 @@ def export(version: Version, name: str, config: str, to: str, *, split: str | No
         **{"format": name, "config": config, "splits": chosen.splits, "of": version.name, "schema": SCHEMA},
         "files": {path: entry["sha256"] for path, entry in entries.items()},
     }
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     with staged(to, identity, sum(entry["bytes"] for entry in entries.values())) as made:
         if isinstance(made, dict):
             return Exported(made["images"], False)
@@ -53,8 +56,8 @@ def export(version: Version, name: str, config: str, to: str, *, split: str | No
                 bar.update(entries[path]["rows"])
         notes = {of: [n for done in made.done.values() for n in done.notes.get(of, ())] for of in chosen.splits}
         made.images = {of: len(some) for of, some in notes.items()}
-        about = Export(name, config, chosen.part, version.name, made.images)
-        for path, data in (*form.index(about, notes), ("README.md", readme(about, to))):
+        about = Export(name, config, chosen.part, version.name, digest, folder_name(to), made.images)
+        for path, data in (*form.index(about, notes), ("README.md", readme(about))):
             _write(made.files, path, data)
     return Exported(made.images, True)
 
