@@ -7,10 +7,21 @@ Of a built folder, or of a dataset repository at a tag, branch or commit (main),
 are read. Splits of the config become those of the format. Image files are the dataset's, byte for byte, but for nnunet,
 which takes PNG. Each export has a README.md that says what is where, with code that reads it.
 
-formats, and the configs that each takes:
-{formats}
+formats:
+  coco         the boxes of the source, and each polyp of the masks as RLE, with the box around it
+  yolo         the boxes of the source, for Ultralytics
+  yolo-seg     each polyp of the masks as a polygon, for Ultralytics
+  pascal-voc   the boxes of the source, masks and instances
+  png-masks    images, masks and instances, in folders with the same names of files
+  nnunet       images and masks for nnU-Net version 2; give it a folder that is named as Dataset501_KvasirSEG is
+  monai        a datalist of images with masks, or with numbers of findings
+  webdataset   tars
+  imagefolder  a folder of images, for datasets and torchvision
+  fiftyone     as coco, in the layout that FiftyOne imports
 
-The configs are those of the dataset, and where it has metadata, splits without leaks: {grouped}.
+configs: imagefolder and webdataset take all but metadata, monai all but metadata and unlabeled; the others need masks:
+segmented, or kvasir_seg with Kvasir-SEG's split. Of a dataset with metadata there are splits without leaks, too:
+kvasir_seg_clean, and for labeled images fold_2_grouped and fold_5_grouped.
 
 The folder gets its name when all is in it. After a kill, the same command goes on where it was.
 scripts/export-requirements.txt has what this needs beyond the other requirements.
@@ -19,7 +30,7 @@ scripts/export-requirements.txt has what this needs beyond the other requirement
 from huggingface_hub.errors import HTTPError
 
 from scripts.pipeline.console import command_parser, refusing, run
-from scripts.pipeline.export.choose import CONFIGS, GROUPED
+from scripts.pipeline.export.choose import CONFIGS
 from scripts.pipeline.export.formats import FORMATS
 from scripts.pipeline.export.run import export
 from scripts.pipeline.hub import PublishError, explain
@@ -29,10 +40,7 @@ from scripts.pipeline.versions import named_version
 
 @refusing(BuildError, PublishError, ValueError, OSError, HTTPError, ImportError, explained=explain)
 def main(arguments=None) -> int:
-    of = {name: ", ".join(c for c, part in CONFIGS.items() if part in form.parts) for name, form in FORMATS.items()}
-    formats = "\n".join(f"  {name:12} {configs}" for name, configs in of.items())
-    text = __doc__.format(formats=formats, grouped=", ".join(GROUPED))
-    parser = command_parser("python -m scripts.export", text)
+    parser = command_parser("python -m scripts.export", __doc__)
     parser.add_argument("dataset", metavar="DIR or NS/NAME[@REV]", help="what to export")
     parser.add_argument("format", choices=FORMATS, metavar="FORMAT", help="one of the above")
     parser.add_argument("--config", required=True, choices=CONFIGS, metavar="NAME", help="one of the above")
