@@ -383,6 +383,31 @@ def test_yolo_polygons_of_any_masks(height, width, rng, share):
         assert np.array_equal(polygon, one)
 
 
+def test_the_tour(folder, tmp_path):
+    """Every format gives the same polyps and boxes, and they are drawn where they are."""
+    from scripts.examples import tour
+
+    exports = [export(folder, name, tmp_path / f"Dataset501_{name.replace('-', '_')}") for name in FORMATS]
+    rows = rows_of(folder, "kvasir_seg")["train"]
+    for to, name in zip(exports, FORMATS):
+        found = tour.READERS[name](to, "train")
+        assert set(found) == set(rows)
+        for image_id, (image, boxes, masks) in found.items():
+            assert image.size == (rows[image_id]["width"], rows[image_id]["height"])
+            assert not masks or np.array_equal(np.any(masks, axis=0), pixels(rows[image_id]["mask"]) > 0)
+            assert not boxes or np.array(boxes) == pytest.approx(np.array(corners(rows[image_id])), abs=0.01)
+            assert masks or boxes
+    names = list(map(str, exports))
+    assert tour.main([*names, "--split", "train", "--images", "2", "--to", str(tmp_path / "tour.png")]) == 0
+    with Image.open(tmp_path / "tour.png") as page:
+        assert page.size == (2 * (tour.SIDE + 6) + 6, len(names) * (tour.SIDE + 24))
+    black = Image.new("RGB", (tour.SIDE, tour.SIDE))
+    drawn = np.asarray(tour.draw(black, [(10, 20, 30, 60)], [np.eye(tour.SIDE) > 0]))
+    y, x = np.nonzero((drawn == 255).all(axis=2))
+    assert (x.min(), y.min(), x.max(), y.max()) == (10, 20, 29, 59)
+    assert (drawn[100, 100] > 0).any() and not drawn[100, 99].any()
+
+
 # -------------------------------------------------------------------------------------------------------- its splits
 
 

@@ -20,6 +20,7 @@ LAYERS = {
     "scripts/bench": ["", "scripts/", "scripts/bench/"],
     "scripts/pipeline/cluster.py": ["", "scripts/", CLUSTER],
     "scripts/pipeline/export": ["", "scripts/", EXPORT],
+    "scripts/examples": ["", "scripts/", "scripts/examples/", EXPORT],
     "scripts": ["", "scripts/"],
     "tests": ["", "scripts/", "scripts/loopback_hub/", "tests/", CLUSTER, EXPORT],
 }
