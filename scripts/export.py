@@ -27,6 +27,8 @@ The folder gets its name when all is in it. After a kill, the same command goes 
 scripts/export-requirements.txt has what this needs beyond the other requirements.
 """
 
+import os
+
 from huggingface_hub.errors import HTTPError
 
 from scripts.pipeline.console import command_parser, refusing, run
@@ -34,7 +36,7 @@ from scripts.pipeline.export.choose import CONFIGS
 from scripts.pipeline.export.formats import FORMATS
 from scripts.pipeline.export.run import export
 from scripts.pipeline.hub import PublishError, explain
-from scripts.pipeline.output import BuildError
+from scripts.pipeline.output import BuildError, check_beside
 from scripts.pipeline.versions import named_version
 
 
@@ -47,6 +49,8 @@ def main(arguments=None) -> int:
     parser.add_argument("--split", metavar="NAME", help="this split alone (default: all of the config)")
     parser.add_argument("--to", required=True, metavar="DIR", help="the folder to write")
     args = parser.parse_args(arguments)
+    if os.path.isdir(args.dataset):
+        check_beside(args.to, [args.dataset])
     done = export(named_version(args.dataset), args.format, args.config, args.to, split=args.split)
     images = ", ".join(f"{split} {number:,}" for split, number in done.images.items())
     print(f"exported {args.to}: {images}" if done.new else f"{args.to}: is there already, nothing to do: {images}")

@@ -578,6 +578,7 @@ def test_a_folder_of_something_else_stays_as_it_is(folder, tmp_path, capsys):
     other = export(folder, "yolo", tmp_path / "other")
     refused("holds another export (yolo of kvasir_seg", folder, *arguments, to=other, capsys=capsys)
     refused("is a file", folder, *arguments, to=to / "mine.txt", capsys=capsys)
+    refused("choose a folder beside it", folder, *arguments, to=folder / "coco", capsys=capsys)
 
 
 def test_a_damaged_file_is_refused(folder, tmp_path, capsys):
