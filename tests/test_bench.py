@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 from scripts import bench_quality
 from scripts.bench import __main__ as bench
 from scripts.bench import build as bench_build
-from scripts.bench import growth, small, sources, streams, unchanged, updates
+from scripts.bench import growth, origin, small, sources, streams, unchanged, updates
 from scripts.loopback_hub import LoopbackHub
 from scripts.pipeline import measure
 from scripts.pipeline.card import BUFFER
@@ -132,6 +132,15 @@ def test_the_tables_of_the_small_edition_come_out(source, tmp_path, capsys, monk
     said = capsys.readouterr().out
     scaled = re.findall(r"^small +([\d.]+) +([\d.]+) +([\d.]+)", said, re.MULTILINE)[-1]
     assert scaled[2] == "0.50" and "of decoding" in said and "first example" in said
+
+
+@pytest.mark.slow
+def test_the_table_of_the_origin_comes_out(monkeypatch):
+    """Of each step the requests, of which an image takes one, and a second dataset two to see that nothing changed."""
+    monkeypatch.setattr(origin, "DELAYS", (0,))
+    said = origin.bench_origin(images=700, size=140_000_000)
+    requests = [int(count) for count in re.findall(r"^[\w ]+  [\d.]+ +(\d+) ", said, re.MULTILINE)]
+    assert requests[:2] == [4, 1] and requests[3:5] == [1, 3] and min(requests[2], requests[5]) >= 99
 
 
 @pytest.mark.slow

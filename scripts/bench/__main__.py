@@ -8,6 +8,7 @@
     python -m scripts.bench small                 # the small edition: its build, feed and stream against the full one's
     python -m scripts.bench growth                # build, verify and load_dataset, from 1,000 images to 99,417
     python -m scripts.bench streams               # files of several sizes: streams, how well these mix, and updates
+    python -m scripts.bench origin                # streaming out of a remote archive of 29 GB: first image, and others
     python -m scripts.bench cluster               # a cluster and an S3, on this machine, against the local pool
     python -m scripts.bench updates               # what an update of the labeled part sends to the Hub
     python -m scripts.bench commit                # the request that commits as many files as the whole dataset has
@@ -26,6 +27,7 @@ from scripts.bench.build import bench_build
 from scripts.bench.cluster import bench_cluster
 from scripts.bench.feed import RIVALS, bench_feed
 from scripts.bench.growth import bench_growth
+from scripts.bench.origin import bench_origin
 from scripts.bench.small import bench_small
 from scripts.bench.sources import missing, photographs
 from scripts.bench.streams import bench_streams
@@ -52,11 +54,12 @@ BENCHES = {
     "small": lambda work, args: bench_small(work, archive_of(args), args.official, args.runs),
     "growth": lambda work, args: bench_growth(work),
     "streams": lambda work, args: bench_streams(args.work, archive_of(args), args.official),
+    "origin": lambda work, args: bench_origin(),
     "cluster": lambda work, args: bench_cluster(work, archive_of(args)),
     "updates": lambda work, args: bench_updates(work, archive_of(args)),
     "commit": lambda work, args: bench_commit(work),
 }
-ALL = ("build", "unchanged", "growth", "feed", "small", "streams", "cluster")
+ALL = ("build", "unchanged", "growth", "feed", "small", "streams", "origin", "cluster")
 OF_REAL = ("small", "streams")  # which also look at real images
 NEEDS = {  # {name: what it cannot do without, and where that is named}
     "feed": (*RIVALS, "scripts/bench/requirements.txt"),
