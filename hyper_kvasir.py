@@ -20,6 +20,7 @@ Facts are from the official archives, https://datasets.simula.no/hyper-kvasir/, 
 https://doi.org/10.1038/s41597-020-00622-y.
 """
 
+import asyncio
 import csv
 import dataclasses
 import fnmatch
@@ -31,6 +32,8 @@ import os
 import posixpath
 import re
 import stat
+import sys
+import time
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -473,9 +476,13 @@ class HyperKvasir(datasets.ArrowBasedBuilder):
 
     def _generate_tables(self, shards, decode):
         for number, shard in enumerate(shards):
-            for start in range(0, len(shard.rows), 32):
+            remote = _is_address(shard.archive.path)
+            # The first remote image comes alone: it need not wait for others.
+            starts = [0, *range(1 if remote else 32, len(shard.rows), 32)]
+            for start, end in zip(starts, [*starts[1:], len(shard.rows)]):
                 problems = Problems()
-                table = read_examples(shard, shard.rows[start : start + 32], problems, decode=decode)
+                at_once = 8 if remote else 1
+                table = read_examples(shard, shard.rows[start:end], problems, decode=decode, at_once=at_once)
                 problems.settle(checks=True)
                 yield f"{number}_{start}", table
 
@@ -751,7 +758,7 @@ class FolderArchive(Archive):
 
 
 class ZipArchive(Archive):
-    """A zip, local or remote. It is never extracted: its directory is read once, then each member's bytes alone.
+    """A zip, local or remote. It is never extracted: its directory is read first, then each member's bytes alone.
 
     A `Member` knows its byte range, so a worker reads it without the directory, and a remote one takes one request. Any
     number of threads may read at once.
@@ -837,7 +844,8 @@ def _inflated(body, size):
 def _file_state(path):
     if _is_address(path):
         system, inside = _remote(path)
-        return path, system.size(inside), system.ukey(inside)
+        info = system.info(inside)
+        return path, info["size"], info.get("ETag") or info.get("Last-Modified") or system.ukey(inside)
     return path, os.stat(path).st_size, os.stat(path).st_mtime_ns
 
 
@@ -901,21 +909,79 @@ def _is_utf8(path):
 
 
 def _zip_directory(path):
-    """The entries of a zip's directory, and the offset where it starts. Reads a few MB at most, remotely too."""
-    with _opened(path) as file:
-        what = _not_a_zip(file.read(512))
-        if what:
-            raise SourceError([f"{path}: {what}; expected an official archive, download it again"])
-        try:
-            with zipfile.ZipFile(file) as archive:
-                return archive.infolist(), archive.start_dir
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
-            size = file.seek(0, os.SEEK_END)
-            known = OFFICIAL.sources.get(posixpath.basename(path), {}).get("bytes")
-            expected = f", the official archive has {known:,}" if known else ""
-            raise SourceError(
-                [f"{path}: truncated or damaged zip ({error}); it has {size:,} bytes{expected}; download it again"]
-            ) from error
+    """The entries of a zip's directory, and the offset where it starts. Reads some MB at most, remotely too."""
+    if not _is_address(path):
+        with open(path, "rb") as file:
+            _check_head(path, file.read(512))
+            return _entries(path, file)
+    file = _RemoteEnd(path)
+    try:
+        return _entries(path, file)
+    except SourceError:
+        _check_head(path, _read_range(path, 0, min(512, file.size)))
+        raise
+
+
+_END_BYTES = 1 << 16  # in which a zip's end is looked for, at most
+_ENDS: Dict[str, tuple] = {}  # {address of a zip: (its state, what was read of its end)}
+
+
+class _RemoteEnd(io.RawIOBase):
+    """A remote zip for zipfile, which reads its last bytes, then its directory: each is one request.
+
+    What was read is kept for all that this process streams from there, until the file there is another one. Raises
+    OSError where no file can be read by Range requests.
+    """
+
+    def __init__(self, path):
+        self.path, self.state, self.at = path, _file_state(path), 0
+        self.size = self.state[1]
+        if self.size is None:
+            raise _not_streamed(path, "does not tell the size of the file")
+        state, data = _ENDS.get(path, (None, b""))
+        self.data = data if state == self.state else b""
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        at = offset + (0, self.at, self.size)[whence]
+        if at < 0:
+            raise io.UnsupportedOperation(f"offset {at:,}")  # an OSError and a ValueError: zipfile expects either
+        self.at = at
+        return at
+
+    def tell(self):
+        return self.at
+
+    def read(self, length=-1):
+        start = self.size - len(self.data)
+        if self.at < start:
+            wanted = min(self.at, max(0, self.size - _END_BYTES))
+            if start - wanted > MAX_MEMBER_BYTES:
+                raise ValueError(f"a directory of {start - wanted:,} bytes, {_TOO_LARGE}")
+            self.data, start = _read_range(self.path, wanted, start - wanted) + self.data, wanted
+            _ENDS[self.path] = self.state, self.data
+        found = self.data[self.at - start :][: None if length < 0 else length]
+        self.at += len(found)
+        return found
+
+
+def _check_head(path, head):
+    what = _not_a_zip(head)
+    if what:
+        raise SourceError([f"{path}: {what}; expected an official archive, download it again"])
+
+
+def _entries(path, file):
+    """What `_zip_directory` gives, of an open file."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.infolist(), archive.start_dir
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
+        size = file.seek(0, os.SEEK_END)
+        known = OFFICIAL.sources.get(posixpath.basename(path), {}).get("bytes")
+        expected = f", the official archive has {known:,}" if known else ""
+        raise SourceError(
+            [f"{path}: truncated or damaged zip ({error}); it has {size:,} bytes{expected}; download it again"]
+        ) from error
 
 
 def _not_a_zip(head):
@@ -963,6 +1029,8 @@ def _read_range(path, start, length):
         with open(path, "rb", buffering=0) as file:  # anew each time: the user may have put a better one in its place
             file.seek(start)
             return file.read(length)
+    if _is_web(path):
+        return _read_web_range(path, start, length)
     system, inside = _remote(path)
     # No read-ahead, as members lie anywhere. Asynchronous file systems read none, and do not know the setting.
     how = {} if system.async_impl else {"cache_type": "none"}
@@ -972,6 +1040,47 @@ def _read_range(path, start, length):
         raise
     except Exception as error:  # each system has errors of its own
         raise OSError(f"{path}: {type(error).__name__}: {error}") from error
+
+
+def _read_web_range(path, start, length):
+    """Bytes of a file on a web server, asked for as often as `datasets` does where that may help. Raises OSError."""
+    most = datasets.config.STREAMING_READ_MAX_RETRIES
+    for retry in range(1, most + 2):
+        try:
+            data = _ask_range(path, start, length)
+            break
+        except Exception as error:
+            text = f"{path}: {type(error).__name__}: {error}"
+            if isinstance(error, ValueError):  # of fsspec
+                raise _not_streamed(path, "answers with the whole file") from error
+            if retry > most or not _may_pass(error):
+                raise OSError(f"{text}, {retry} times" if retry > 1 else text) from error
+            wait = datasets.config.STREAMING_READ_RETRY_INTERVAL
+            logger.warning(f"{text}; trying again in {wait} s ({retry} of {most})")
+            time.sleep(wait)
+    if len(data) != length:
+        raise _not_streamed(path, f"gives {len(data):,} of the {length:,} bytes from {start:,} on")
+    return data
+
+
+def _ask_range(path, start, length):
+    """One Range request. A file is opened for it, as only that reads no more of an answer than was asked for."""
+    system, inside = _remote(path)
+    with system.open(inside, "rb", cache_type="none", size=start + length) as file:
+        file.seek(start)
+        return file.read(length)
+
+
+def _may_pass(error):
+    """Whether what went wrong with a web server may go well another time."""
+    status = getattr(error, "status", None)
+    lost = isinstance(error, (sys.modules["aiohttp"].ClientError, asyncio.TimeoutError, ConnectionError))
+    return lost and (not status or status in (408, 429) or status >= 500)
+
+
+def _not_streamed(path, what):
+    text = f"{path}: the server {what}; expected one that answers HTTP Range requests, by which images are streamed"
+    return OSError(f"{text}; download the file, and give its folder as data_dir")
 
 
 def _blocks(path, size):
@@ -998,24 +1107,23 @@ def _read(path, most):
     return system.cat_file(inside)
 
 
-def _opened(path):
-    """A local or remote file, open to be read."""
-    if not _is_address(path):
-        return open(path, "rb")
-    system, inside = _remote(path)
-    return system.open(inside, "rb", block_size=1 << 20)
-
-
 def _is_file(path):
     if not _is_address(path):
         return os.path.isfile(path)
     system, inside = _remote(path)
-    return system.isfile(inside)
+    if not _is_web(path):
+        return system.isfile(inside)
+    try:  # asks for nothing of the file; a folder's address ends with a slash, which servers see to
+        return not system.info(inside)["url"].endswith("/")
+    except FileNotFoundError:
+        return False
 
 
 def _is_folder(path):
     if not _is_address(path):
         return os.path.isdir(path)
+    if _is_web(path):  # whose listings have no sizes
+        return False
     system, inside = _remote(path)
     return system.isdir(inside)
 
@@ -1031,6 +1139,10 @@ def _names(path):
 def _is_address(path):
     """Whether a path is a URL, or an address of another kind that fsspec knows."""
     return "://" in str(path)
+
+
+def _is_web(path):
+    return str(path).startswith(("http://", "https://"))
 
 
 def _remote(path):
@@ -1165,13 +1277,21 @@ def _download(dl_manager, official):
             _check_download(path, official)
             return path
         except Exception as error:  # each address fails in ways of its own: HTTP, TLS, DNS, the Hub's, offline mode
+            if isinstance(error, FileNotFoundError) and error.__cause__:  # fsspec says so whatever it was
+                error = error.__cause__
             failures.append(f"{address}: {type(error).__name__}: {error}")
     advice = "Check the network, or download it by other means and put it beside the archives"
     raise SourceError([f"{official.name} could not be downloaded: {'; '.join(failures)}. {advice}"])
 
 
 def _check_download(path, official):
-    """Raises SourceError if what arrived is not an archive or, when streaming, if nothing answers."""
+    """Raises SourceError or OSError if what arrived is not an archive or, when streaming, if it cannot be streamed."""
+    if _is_address(path) and official.name.endswith(".zip"):
+        file = _RemoteEnd(path)
+        file.seek(max(0, file.size - _END_BYTES))
+        if b"PK\5\6" not in file.read():
+            _zip_directory(path)  # says what it is
+        return
     with fsspec.open(path, "rb", **({"cache_type": "none"} if _is_address(path) else {})) as file:
         what = _not_a_zip(file.read(512)) if official.name.endswith(".zip") else None
     if what:
@@ -1708,20 +1828,31 @@ def _id_ranges(rows, limits):
 # ---------------------------------------------------------------------------------------------------------- examples
 
 
-def read_examples(shard: Shard, rows: Sequence[Row], problems: Problems, *, decode: bool = False) -> pa.Table:
+def read_examples(
+    shard: Shard, rows: Sequence[Row], problems: Problems, *, decode: bool = False, at_once: int = 1
+) -> pa.Table:
     """Some rows of a shard as an Arrow table with the features of its part. What is wrong goes to `problems`.
 
-    `decode`: every image is decoded, to find damage that no digest would show.
+    `decode`: every image is decoded, to find damage that no digest would show. `at_once`: so many rows are read at
+    once, for reading that waits for a network.
 
     Tables are made of Arrow structs, not by Image.encode_example, which drops the bytes if the current folder holds a
     file named like `path`.
     """
-    examples = {}
-    for row in sorted(rows, key=lambda row: row.image.start):  # in archive order, which suits disks and Range requests
+
+    def read(row):
         try:
-            examples[row.image_id] = _example(shard, row, decode)
+            return _example(shard, row, decode)
         except SourceError as error:
-            problems.extend(error.problems)
+            return error
+
+    examples = {}
+    by_place = sorted(rows, key=lambda row: row.image.start)  # in archive order, which suits disks and Range requests
+    for row, example in zip(by_place, _mapped(read, by_place, at_once)):
+        if isinstance(example, SourceError):
+            problems.extend(example.problems)
+        else:
+            examples[row.image_id] = example
     ordered = [examples[row.image_id] for row in rows if row.image_id in examples]
     schema = features_of(shard.part).arrow_schema
     images = [_image_array(example.pop("image")) for example in ordered]
@@ -1729,6 +1860,14 @@ def read_examples(shard: Shard, rows: Sequence[Row], problems: Problems, *, deco
     table = pa.Table.from_pylist(ordered, schema=others)
     column = pa.chunked_array(images, schema.field("image").type)
     return table.add_column(schema.get_field_index("image"), schema.field("image"), column).cast(schema)
+
+
+def _mapped(function, items, at_once):
+    """What a function gives of each item, `at_once` of them in threads."""
+    if at_once == 1:
+        return map(function, items)
+    with ThreadPoolExecutor(at_once) as threads:
+        return list(threads.map(function, items))
 
 
 def _image_array(image):

@@ -260,7 +260,8 @@ def test_no_address_answers(web, monkeypatch, tmp_path):
     gone = OfficialFile("hyper-kvasir-unlabeled-images.zip", (address + "one", address + "two"))
     monkeypatch.setitem(hyper_kvasir.OFFICIAL_FILES, "unlabeled", gone)
     with pytest.raises(
-        SourceError, match=r"could not be downloaded: http://\S+/one.*http://\S+/two.* put it beside the archives"
+        SourceError,
+        match=r"could not be downloaded: http://\S+/one: \w+: 404.*http://\S+/two.* put it beside the archives",
     ):
         HyperKvasir(config_name="unlabeled", cache_dir=str(tmp_path)).download_and_prepare()
 
