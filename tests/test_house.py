@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 MODULE = ROOT / "hyper_kvasir.py"
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
-TESTS = sorted((ROOT / "tests").glob("*.py"))
+TESTS = [*sorted((ROOT / "tests").glob("*.py")), ROOT / "noxfile.py"]
 PAGE = ROOT / "scripts/README.md"
 # The requirements that each layer may count on, by how their files begin, and modules named unlike their package.
 CLUSTER, EXPORT = "scripts/cluster-", "scripts/export-"
@@ -23,6 +23,7 @@ LAYERS = {
     "scripts/examples": ["", "scripts/", "scripts/examples/", EXPORT],
     "scripts": ["", "scripts/"],
     "tests": ["", "scripts/", "scripts/loopback_hub/", "tests/", CLUSTER, EXPORT],
+    "noxfile.py": ["tests/"],
 }
 MODULES = {
     **{"pillow": "PIL", "pyyaml": "yaml", "pytest-xdist": "xdist"},
@@ -109,7 +110,7 @@ def test_imports_have_no_circle():
 def test_what_is_imported_is_declared():
     for path in [MODULE, *SCRIPTS, *TESTS]:
         names = {name.split(".")[0] for name, _ in imports_of(path)} - sys.stdlib_module_names
-        names -= {"hyper_kvasir", "scripts", "tests"} | declared_for(layer_of(path))
+        names -= {"hyper_kvasir", "scripts", "tests", "noxfile"} | declared_for(layer_of(path))
         names -= {"deflate", "simplejpeg"} if path == MODULE else set()  # in a `try`: faster, and stricter, with them
         assert not names, f"{path} imports {names}"
 

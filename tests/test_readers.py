@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,6 +20,7 @@ from PIL import Image
 from hyper_kvasir import FINDINGS
 from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.client import READ_TOKEN
+from tests.conftest import install
 from tests.publisher import Publisher
 
 # With what they need beyond this environment.
@@ -93,20 +93,6 @@ def java():
     said = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr
     version = re.search(r'version "(\d+)', said)
     return int(version[1]) if version else 0
-
-
-def install(packages, place):
-    """Why packages could not be installed, None if they were. uv is quicker than pip, and keeps the wheel of Spark."""
-    uv, options = Path(sys.executable).with_name("uv"), ["--quiet", "--no-deps", "--target", place, *packages]
-    ways = [[uv, "pip", "install", "--python", sys.executable]] if uv.exists() else []
-    for way in [*ways, [sys.executable, "-m", "pip", "install"]]:
-        try:
-            done = subprocess.run([*way, *options], capture_output=True, text=True, timeout=120)
-        except subprocess.TimeoutExpired:
-            return "it took more than 2 minutes"
-        if not done.returncode:
-            return None
-    return done.stderr.strip().splitlines()[-1]
 
 
 def section(card):
