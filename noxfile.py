@@ -2,6 +2,8 @@
 
     nox -s versions     # reading, on each Python with each datasets; ends with a table
     nox -s scripts      # the demo and every command, on each Python
+    nox -s exports      # exports, read by the programs that they are for
+    nox -s docs         # the API of hyper_kvasir.py as pages, into dist/api
 
 `nox -l` lists all sessions. CI runs a sample of the first. A Python that nox neither finds on PATH nor can download is
 skipped.
@@ -84,3 +86,18 @@ def scripts(session):
     commands = [path.stem for path in Path("scripts").glob("[!_]*.py")]
     for command in [*commands, "bench", "loopback_hub"]:
         session.run("python", "-m", f"scripts.{command}", "--help", silent=True)
+
+
+@nox.session(venv_backend="virtualenv", default=False)
+def exports(session):
+    """tests/test_export.py, with nnU-Net, MONAI, FiftyOne and Ultralytics as readers: 8 GB."""
+    session.install("-r", "tests/exports-requirements.txt")
+    command = [sys.executable, "-m", "pytest", "-n", "0", "tests/test_export.py", "-k", "own_program"]
+    session.run(*command, env={"EXPORT_READERS": f"{session.bin}/python"}, external=True)
+
+
+@nox.session(default=False)
+def docs(session):
+    """The API reference, dist/api/hyper_kvasir.html."""
+    session.install("-r", "requirements.txt", "pdoc==16.0.0")
+    session.run("pdoc", "hyper_kvasir", "-o", "dist/api")
