@@ -34,7 +34,7 @@ OBJECT_FACTS = (
 
 def pytest_collection_modifyitems(items):
     """Long groups first, so that no worker is left with one at the end."""
-    first = ["full", "versions", "readers", "quality", "real", "card", "cluster", "review", "small"]
+    first = ["full", "versions", "readers", "blocks", "quality", "real", "card", "cluster", "review", "small"]
 
     def rank(item):
         group = item.get_closest_marker("xdist_group")
@@ -121,14 +121,23 @@ def block_in_card(folder, words):
     """The Python of a built folder's card that has these words, reading from that folder."""
     text = (folder / "README.md").read_text(encoding="utf-8")
     (block,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if words in block)
+    block = re.sub(r"hf://datasets/ns/hyper-kvasir(@v[\d.]+)?", str(folder), block)
     return block.replace("ns/hyper-kvasir", str(folder))
+
+
+def rows_of(folder, part):
+    """The stored rows of a built folder's part, in the order of its files."""
+    import pyarrow.parquet as pq
+
+    paths = sorted((folder / "data" / part).rglob("*.parquet"))
+    return [row for path in paths for row in pq.read_table(path, partitioning=None).to_pylist()]
 
 
 def install(packages, place):
     """Why packages could not be installed, None if they were. uv is quicker than pip, and keeps the wheel of Spark."""
     uv, options = Path(sys.executable).with_name("uv"), ["--quiet", "--no-deps", "--target", place, *packages]
     ways = [[uv, "pip", "install", "--python", sys.executable]] if uv.exists() else []
-    for way in [*ways, [sys.executable, "-m", "pip", "install"]]:
+    for way in [*ways, [sys.executable, "-m", "pip", "install", "--no-compile"]]:
         try:
             done = subprocess.run([*way, *options], capture_output=True, text=True, timeout=120)
         except subprocess.TimeoutExpired:

@@ -22,6 +22,7 @@ LAYERS = {
     "scripts/pipeline/export": ["", "scripts/", EXPORT],
     "scripts/examples": ["", "scripts/", "scripts/examples/", EXPORT],
     "scripts": ["", "scripts/"],
+    "tests/run_blocks.py": ["", "tests/readers-"],
     "tests": ["", "scripts/", "scripts/loopback_hub/", "tests/", CLUSTER, EXPORT],
     "noxfile.py": ["tests/"],
 }

@@ -77,9 +77,16 @@ def test_lists_and_downloads_a_published_file(javascript, small, hub):
     assert said["found"] == [entry["sha256"]] * 2
 
 
+def block_of(folder, package):
+    """The JavaScript of a built folder's card that imports a package."""
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    (block,) = (b for b in re.findall(r"```javascript\n(.*?)```", text, re.DOTALL) if f'from "{package}"' in b)
+    return block
+
+
 def test_the_block_for_hyparquet_reads_images(javascript, small, hub):
     """As bytes: by default they come back as text."""
-    block = re.search(r"```javascript\n(.*?)```", (small / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    block = block_of(small, "hyparquet")
     (javascript / "block.mjs").write_text(block.replace("https://huggingface.co", hub.endpoint) + SHOW)
     said = run(javascript, "block.mjs")
     stored = pq.read_table(small / said["path"], columns=["image_id", "image"], partitioning=None).to_pylist()[:10]
@@ -87,3 +94,12 @@ def test_the_block_for_hyparquet_reads_images(javascript, small, hub):
     found = [base64.b64decode(text) for text in said["bytes"]]
     assert found == [row["image"]["bytes"] for row in stored] and said["sizes"] == list(map(len, found))
     assert all(data.startswith(b"\xff\xd8") for data in found)
+
+
+def test_the_block_for_the_hub_lists_and_downloads(javascript, small, hub):
+    block = block_of(small, "@huggingface/hub").replace("const at = {", f'const at = {{ hubUrl: "{hub.endpoint}",')
+    show = 'console.log(JSON.stringify({ paths, data: Buffer.from(await blob.arrayBuffer()).toString("base64") }));'
+    (javascript / "hub.mjs").write_text(block + show)
+    said = run(javascript, "hub.mjs")
+    assert sorted(said["paths"]) == sorted(json.loads((small / "manifest.json").read_text())["files"])
+    assert base64.b64decode(said["data"]) == (small / said["paths"][0]).read_bytes()

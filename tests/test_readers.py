@@ -13,14 +13,13 @@ from collections import Counter
 from contextlib import suppress
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from hyper_kvasir import FINDINGS
 from scripts.loopback_hub import LoopbackHub
 from scripts.loopback_hub.client import READ_TOKEN
-from tests.conftest import install
+from tests.conftest import install, rows_of
 from tests.publisher import Publisher
 
 # With what they need beyond this environment.
@@ -118,12 +117,6 @@ def run(command, publisher, cwd, **settings):
     return said[0]
 
 
-def rows_of(folder):
-    """The rows of the labeled part, by another way."""
-    paths = sorted((folder / "data/labeled").rglob("*.parquet"))
-    return [row for path in paths for row in pq.read_table(path, partitioning=None).to_pylist()]
-
-
 def size_of(row):
     height, width, _ = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))).shape
     return row["image_id"], height, width
@@ -145,4 +138,4 @@ def test_counts_labels_and_decodes_images(installed, built, expected, publisher,
         said = run([sys.executable, "-c", "\n".join(code)], publisher, tmp_path, **settings)
     counts, sizes = json.loads(next(line for line in said.splitlines() if line.startswith("[{")))
     assert {FINDINGS[int(label)]: n for label, n in counts.items()} == +Counter(expected["findings"])
-    assert sorted(map(tuple, sizes)) == sorted(map(size_of, rows_of(built)))
+    assert sorted(map(tuple, sizes)) == sorted(map(size_of, rows_of(built, "labeled")))
