@@ -2,6 +2,7 @@
 
     nox -s versions     # reading, on each Python with each datasets; ends with a table
     nox -s scripts      # the demo and every command, on each Python
+    nox -s readers      # the card's blocks, with torchvision, transformers and albumentations
     nox -s exports      # exports, read by the programs that they are for
     nox -s docs         # the API of hyper_kvasir.py as pages, into dist/api
 
@@ -88,6 +89,15 @@ def scripts(session):
         session.run("python", "-m", f"scripts.{command}", "--help", silent=True)
 
 
+# With pip, which finds smaller builds of torch where it is told of them: uv downloads 3 GB.
+@nox.session(venv_backend="virtualenv", default=False)
+def readers(session):
+    """The card's blocks with all that they import: 7 GB."""
+    for layer in ("", "scripts/", "tests/", "tests/readers-"):
+        session.install("-r", f"{layer}requirements.txt")
+    session.run("python", "-m", "pytest", "-n", "0", "-rs", "tests/test_blocks.py")
+
+
 @nox.session(venv_backend="virtualenv", default=False)
 def exports(session):
     """tests/test_export.py, with nnU-Net, MONAI, FiftyOne and Ultralytics as readers: 8 GB."""
@@ -100,4 +110,4 @@ def exports(session):
 def docs(session):
     """The API reference, dist/api/hyper_kvasir.html."""
     session.install("-r", "requirements.txt", "pdoc==16.0.0")
-    session.run("pdoc", "hyper_kvasir", "-o", "dist/api")
+    session.run("pdoc", "hyper_kvasir", "-o", "dist/api", env={"PYTHONPATH": "."})
