@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,8 @@ os.environ.update(HF_UPDATE_DOWNLOAD_COUNTS="0", HF_HUB_DISABLE_TELEMETRY="1", H
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "source"
+# What PyTorch and scikit-learn need beyond this environment.
+UNDER_TORCH = ("sympy==1.14.0", "mpmath==1.3.0", "networkx==3.6.1", "joblib==1.6.0", "narwhals==2.29.0")
 # What the card says of the official masks and boxes.
 OBJECT_FACTS = (
     "- Instances in an image: 1 in 952 images, 2 in 41 images, 3 in 5 images, 4 in 1 image, 10 in 1 image.",
@@ -34,7 +37,7 @@ OBJECT_FACTS = (
 
 def pytest_collection_modifyitems(items):
     """Long groups first, so that no worker is left with one at the end."""
-    first = ["full", "versions", "readers", "blocks", "quality", "real", "card", "cluster", "review", "small"]
+    first = ["full", "versions", "torch", "readers", "blocks", "quality", "real", "card", "cluster", "review", "small"]
 
     def rank(item):
         group = item.get_closest_marker("xdist_group")
@@ -113,6 +116,34 @@ def build(source, out, *arguments, expect=True):
     assert main(["--source", str(source), "--out", str(out), "--workers", "1", *flags, *arguments]) == 0
 
 
+def install(packages, place):
+    """Why packages could not be installed, None if they were. uv is quicker than pip, and keeps the wheel of Spark."""
+    uv, options = Path(sys.executable).with_name("uv"), ["--quiet", "--no-deps", "--target", place, *packages]
+    ways = [[uv, "pip", "install", "--python", sys.executable]] if uv.exists() else []
+    for way in [*ways, [sys.executable, "-m", "pip", "install", "--no-compile"]]:
+        try:
+            done = subprocess.run([*way, *options], capture_output=True, text=True, timeout=120)
+        except subprocess.TimeoutExpired:
+            return "it took more than 2 minutes"
+        if not done.returncode:
+            return None
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="session")
+def torch_for_cpus(tmp_path_factory):
+    """(a folder for PYTHONPATH with what scripts/examples needs, 800 MB; why it is not there, or None)
+
+    Of PyTorch only the build for processors alone, where pip finds it: the one that PyPI has for Linux brings several
+    GB for GPUs. Only for the xdist group "torch", where it is installed once.
+    """
+    place = tmp_path_factory.mktemp("torch")
+    lines = (ROOT / "scripts/examples/requirements.txt").read_text().splitlines()
+    packages = [f"{line}+cpu" if line.startswith("torch==") else line for line in lines if not line.startswith("#")]
+    yield place, install([*packages, *UNDER_TORCH], place)
+    shutil.rmtree(place)
+
+
 def config_flags(configs):
     return [flag for config in configs for flag in ("--config", config)]
 
@@ -131,20 +162,6 @@ def rows_of(folder, part):
 
     paths = sorted((folder / "data" / part).rglob("*.parquet"))
     return [row for path in paths for row in pq.read_table(path, partitioning=None).to_pylist()]
-
-
-def install(packages, place):
-    """Why packages could not be installed, None if they were. uv is quicker than pip, and keeps the wheel of Spark."""
-    uv, options = Path(sys.executable).with_name("uv"), ["--quiet", "--no-deps", "--target", place, *packages]
-    ways = [[uv, "pip", "install", "--python", sys.executable]] if uv.exists() else []
-    for way in [*ways, [sys.executable, "-m", "pip", "install", "--no-compile"]]:
-        try:
-            done = subprocess.run([*way, *options], capture_output=True, text=True, timeout=120)
-        except subprocess.TimeoutExpired:
-            return "it took more than 2 minutes"
-        if not done.returncode:
-            return None
-    return done.stderr.strip().splitlines()[-1]
 
 
 def sha256_of(path):

@@ -22,15 +22,10 @@ from hyper_kvasir import FINDINGS
 from scripts.bench.feed import SIDE, decoded_whole, difference
 from tests.conftest import ROOT, block_in_card, install, rows_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("blocks")]  # they are run once
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("torch")]  # they are run once
 
 PINNED = (ROOT / "tests/readers-requirements.txt").read_text().splitlines()
-# 756 MB; the build that PyPI has for Linux brings several GB for GPUs.
-CPU_BUILD = ["torch==2.13.0+cpu", "sympy==1.14.0", "mpmath==1.3.0", "networkx==3.6.1"]
-BROUGHT = {
-    "duckdb": [line for line in PINNED if line.startswith(("duckdb", "polars"))],
-    "torch": CPU_BUILD,
-}
+TABLES = [line for line in PINNED if line.startswith(("duckdb", "polars"))]
 TORCH, TORCHVISION = ["torch"], ["torch", "torchvision"]
 # name: (words of each block, what it needs)
 BLOCKS = {
@@ -52,23 +47,29 @@ BLOCKS = {
 
 
 @pytest.fixture(scope="module")
-def found(built, tmp_path_factory):
+def found(built, request, tmp_path_factory):
     """A function that gives what a block gave, and skips where a package is missing."""
     missing, folder = {}, tmp_path_factory.mktemp("blocks")
+    places = [str(folder / "packages")]
     for name in sorted({name for _, needs in BLOCKS.values() for name in needs}):
-        if not importlib.util.find_spec(name):
-            missing[name] = install(BROUGHT[name], folder / "packages") if name in BROUGHT else "see `nox -s readers`"
+        if importlib.util.find_spec(name):
+            continue
+        if name == "torch":
+            place, missing[name] = request.getfixturevalue("torch_for_cpus")
+            places.append(str(place))
+        else:
+            missing[name] = install(TABLES, places[0]) if name == "duckdb" else "see `nox -s readers`"
     missing = {name: reason for name, reason in missing.items() if reason}
     code = {
         name: "\n".join(block_in_card(built, some) for some in words)
         for name, (words, needs) in BLOCKS.items()
         if not missing.keys() & set(needs)
     }
-    settings = {"PYTHONPATH": str(folder / "packages"), "NO_ALBUMENTATIONS_UPDATE": "1", "HF_HUB_OFFLINE": "1"}
+    settings = {"PYTHONPATH": os.pathsep.join(places), "NO_ALBUMENTATIONS_UPDATE": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-W", "ignore", "-m", "tests.run_blocks", folder / "found"]
     environment = {**os.environ, **settings}
     subprocess.run(command, cwd=ROOT, env=environment, input=pickle.dumps(code), check=True, timeout=300)
-    shutil.rmtree(folder / "packages", ignore_errors=True)  # hundreds of MB
+    shutil.rmtree(places[0], ignore_errors=True)  # hundreds of MB
     given = pickle.loads((folder / "found").read_bytes())
 
     def of(name):

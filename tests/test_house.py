@@ -20,14 +20,14 @@ LAYERS = {
     "scripts/bench": ["", "scripts/", "scripts/bench/"],
     "scripts/pipeline/cluster.py": ["", "scripts/", CLUSTER],
     "scripts/pipeline/export": ["", "scripts/", EXPORT],
-    "scripts/examples": ["", "scripts/", "scripts/examples/", EXPORT],
+    "scripts/examples": ["", "scripts/examples/", EXPORT],
     "scripts": ["", "scripts/"],
     "tests/run_blocks.py": ["", "tests/readers-"],
     "tests": ["", "scripts/", "scripts/loopback_hub/", "tests/", CLUSTER, EXPORT],
     "noxfile.py": ["tests/"],
 }
 MODULES = {
-    **{"pillow": "PIL", "pyyaml": "yaml", "pytest-xdist": "xdist"},
+    **{"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml", "pytest-xdist": "xdist"},
     **{"opencv-contrib-python-headless": "cv2", "faiss-cpu": "faiss", "moto[s3]": "moto"},
 }
 
@@ -90,6 +90,7 @@ def test_imports_run_down():
         "hyper_kvasir.py": r"",
         "scripts/loopback_hub": r"scripts\.loopback_hub(\..+)?",
         "scripts/bench": r"hyper_kvasir|scripts\.(pipeline|loopback_hub|bench)(\..+)?",
+        "scripts/examples": r"scripts\.examples(\..+)?",
         "scripts/pipeline": r"hyper_kvasir|scripts\.pipeline(\..+)?",
         "scripts": r"hyper_kvasir|scripts\.(pipeline|loopback_hub)(\..+)?",
     }

@@ -8,6 +8,7 @@ Boxes are white, each polyp has a color, and a mask of all polyps is green. Imag
 code of each reader is in this file, to be copied. scripts/export-requirements.txt has what this needs.
 """
 
+import argparse
 import io
 import json
 from glob import glob
@@ -15,8 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
-
-from scripts.pipeline.console import command_parser, refusing, run
 
 SIDE, MARGIN, TITLE = 240, 6, 18  # pixels
 COLORS = ["#55bbff", "#ff7700", "#ffdd00", "#bb55ff", "#bbff77"]  # of polyps
@@ -169,20 +168,16 @@ def sheet(exports: list[str], split: str, images: int) -> Image.Image:
     return page
 
 
-@refusing(OSError, ValueError, ImportError)
-def main(arguments=None) -> int:
-    parser = command_parser("python -m scripts.examples.tour", __doc__)
-    parser.add_argument(
-        "exports", nargs="+", metavar="DIR", help="folders that scripts.export wrote, with masks or boxes"
-    )
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("exports", nargs="+", metavar="DIR", help="exports with masks or boxes")
     parser.add_argument("--split", default="validation", metavar="NAME", help="default: %(default)s")
     parser.add_argument("--images", type=int, default=6, metavar="N", help="default: %(default)s")
     parser.add_argument("--to", required=True, metavar="FILE", help="the PNG to write")
     args = parser.parse_args(arguments)
     sheet(args.exports, args.split, args.images).save(args.to)
     print(f"wrote {args.to}")
-    return 0
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

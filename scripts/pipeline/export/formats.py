@@ -225,8 +225,8 @@ def _polygons(mask):
     found = approximate_mask_with_polygons(mask, bridge_holes=True)
     if found:
         return found
-    y, x = np.nonzero(mask)  # a line of pixels, or a single one, which no polygon of three corners goes around
-    return [np.array([[x.min(), y.min()], [x.max(), y.min()], [x.max(), y.max()], [x.min(), y.max()]])]
+    y, x = np.nonzero(mask)  # a straight line of pixels, or a single one: there and back
+    return [np.array([[x[0], y[0]], [x[-1], y[-1]], [x[-1], y[-1]]])]
 
 
 def _yolo_index(about, notes):
