@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ from scripts.loopback_hub.client import READ_TOKEN
 from scripts.pipeline.export import formats, run
 from scripts.pipeline.export.choose import GROUPED
 from scripts.pipeline.export.formats import FORMATS
-from tests.conftest import build, config_flags, tree
+from tests.conftest import build, config_flags, sha256_of, tree
 from tests.processes import Process
 
 pytestmark = pytest.mark.xdist_group("export")  # the miniature is built once
@@ -593,25 +595,148 @@ def test_a_damaged_file_is_refused(folder, tmp_path, capsys):
     assert not to.exists()
 
 
-@pytest.mark.parametrize("image_id", ["../../escape", "/etc/escape", ".hidden", "a\nb", ""])
-def test_ids_that_are_no_names_are_refused(image_id, folder, tmp_path, monkeypatch, capsys):
-    """A repository on the Hub may be anybody's."""
-    read = run.choose
+def changed(folder, to, path, change):
+    """A copy of a folder in which the rows of a data file are others, and the manifest says so."""
+    shutil.copytree(folder, to)
+    table = pq.read_table(to / path, partitioning=None)
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), to / path)
+    manifest = json.loads((to / "manifest.json").read_text())
+    manifest["files"][path]["sha256"] = sha256_of(to / path)
+    (to / "manifest.json").write_text(json.dumps(manifest))
+    return to
 
-    def choosing(*arguments):
-        chosen = read(*arguments)
 
-        class Chosen(type(chosen)):
-            def rows(self, version, path):
-                for split, rows in super().rows(version, path):
-                    yield split, [row | {"image_id": image_id} for row in rows]
+def png(*size, mode="L"):
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": "x.png"}
 
-        return Chosen(*chosen)
 
-    monkeypatch.setattr(run, "choose", choosing)
-    arguments = ["png-masks", "--config", "segmented"]
-    refused("not a name that an export may have", folder, *arguments, to=tmp_path / "to", capsys=capsys)
-    assert [path.name for path in tmp_path.iterdir()] == [".to.exporting"]
+SEGMENTED = "data/segmented/train_00.parquet"
+HOSTILE = {  # a repository on the Hub may be anybody's: what the last row is changed to, and what is said of it
+    **{
+        f"id {image_id!r}": (
+            lambda row, rows, i=image_id: {"image_id": i},
+            "is no id, as it would be no name of a file",
+        )
+        for image_id in ("../../escape", "/etc/escape", ".hidden", "a\nb", "a.b", "", None)
+    },
+    "an id twice": (lambda row, rows: {"image_id": rows[0]["image_id"]}, "is there twice"),
+    "no mask": (lambda row, rows: {"mask": None}, "has no mask"),
+    "no boxes": (lambda row, rows: {"objects": None}, "has no objects"),
+    "another size": (lambda row, rows: {"instances": png(3, 3, mode="P")}, "instances of (3, 3) pixels"),
+    "colors": (lambda row, rows: {"mask": png(row["width"], row["height"], mode="RGB")}, "mode RGB, expected"),
+    "no picture": (lambda row, rows: {"image": {"bytes": b"x", "path": "x.jpg"}}, "image cannot be read"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+@pytest.mark.parametrize("name", ["png-masks", "webdataset"])
+def test_rows_that_cannot_be_exported_are_refused(what, name, folder, tmp_path, capsys):
+    change, words = HOSTILE[what]
+    hostile = changed(folder, tmp_path / "x", SEGMENTED, lambda rows: rows[-1].update(change(rows[-1], rows)))
+    refused(words, hostile, name, "--config", "segmented", to=tmp_path / "to", capsys=capsys)
+    assert {path.name for path in tmp_path.iterdir()} == {"x", ".to.exporting"}
+
+
+def test_files_of_another_part_are_refused(folder, tmp_path, capsys):
+    other = shutil.copytree(folder, tmp_path / "x")
+    text = (other / "manifest.json").read_text()
+    (other / "manifest.json").write_text(text.replace('"data/segmented/*.parquet"', '"data/unlabeled/*.parquet"'))
+    refused("or those of another part", other, "monai", "--config", "segmented", to=tmp_path / "to", capsys=capsys)
+
+
+def test_splits_that_changed_since_are_another_export(folder, tmp_path, monkeypatch, capsys):
+    """The files of the images are the same: their splits are those of the metadata, also after a kill."""
+    metadata = "data/metadata/00.parquet"
+
+    def turn(rows):
+        for row in rows:
+            if row["fold_2_grouped"] is not None:
+                row["fold_2_grouped"] = 1 - row["fold_2_grouped"]
+
+    turned = changed(folder, tmp_path / "turned" / folder.name, metadata, turn)
+    to = export(folder, "imagefolder", tmp_path / "to", "fold_2_grouped")
+    arguments = ["imagefolder", "--config", "fold_2_grouped"]
+    refused("holds another export", turned, *arguments, to=to, capsys=capsys)
+    with monkeypatch.context() as patch:
+        cut_off(patch, 12)
+        assert main([str(folder), *arguments, "--to", str(tmp_path / "again")]) == 1
+    again = export(turned, "imagefolder", tmp_path / "again", "fold_2_grouped")
+    found = {path.stem: path.parent.parent.name for path in again.rglob("*.jpg")}
+    rows = pq.read_table(turned / metadata, columns=["image_id", "fold_2_grouped"]).to_pylist()
+    folds = {row["image_id"]: row["fold_2_grouped"] for row in rows}
+    assert found and all(of == f"fold_{folds[image_id]}" for image_id, of in found.items())
+
+
+def bad_split(rows):
+    rows[0]["kvasir_seg_clean"] = "a\n---\n# injected"
+
+
+def test_splits_that_are_none_are_refused(folder, tmp_path, capsys):
+    odd = changed(folder, tmp_path / "x", "data/metadata/00.parquet", lambda rows: [bad_split([row]) for row in rows])
+    arguments = ["coco", "--config", "kvasir_seg_clean"]
+    refused("has no kvasir_seg_clean, or one of its own", odd, *arguments, to=tmp_path / "to", capsys=capsys)
+
+
+def test_a_folder_in_the_way_that_is_not_ours_stays(folder, tmp_path, capsys):
+    """Where an unfinished export would be."""
+    place = tmp_path / ".to.exporting"
+    place.mkdir()
+    (place / "mine.txt").write_text("mine")
+    arguments = ["coco", "--config", "kvasir_seg"]
+    refused("is in the way, and not of this project", folder, *arguments, to=tmp_path / "to", capsys=capsys)
+    assert tree(place) == {"mine.txt": b"mine"}
+    place.rename(tmp_path / "mine")
+    place.symlink_to(tmp_path / "mine")
+    refused("is in the way", folder, *arguments, to=tmp_path / "to", capsys=capsys)
+    assert tree(tmp_path / "mine") == {"mine.txt": b"mine"}
+
+
+def test_a_kill_when_all_is_done_leaves_nothing_for_good(folder, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("scripts.pipeline.export.folder.shutil.rmtree", killed)
+        export(folder, "coco", tmp_path / "to")
+    assert (tmp_path / "to/export.json").exists() and (tmp_path / ".to.exporting").exists()
+    export(folder, "coco", tmp_path / "to")
+    assert [path.name for path in tmp_path.iterdir()] == ["to"]
+
+
+def test_room_on_the_disk_is_for_what_is_left(folder, tmp_path, monkeypatch, capsys):
+    """What is there already needs no more, and a format may need several times what the dataset does."""
+    asked = []
+    monkeypatch.setattr("scripts.pipeline.export.folder.check_disk", lambda to, needed: asked.append(needed))
+    arguments = [str(folder), "webdataset", "--config", "fold_5", "--to", str(tmp_path / "to")]
+    with monkeypatch.context() as patch:
+        cut_off(patch, 8)
+        assert main(arguments) == 1
+    assert main(arguments) == 0
+    export(folder, "nnunet", tmp_path / "Dataset501_A")
+    export(folder, "coco", tmp_path / "coco")
+    export(folder, "imagefolder", tmp_path / "all", "fold_5_grouped")
+    export(folder, "imagefolder", tmp_path / "one", "fold_5_grouped", "--split", "fold_1")
+    whole, left, nnunet, coco, all_folds, one_fold = asked
+    assert left < whole and nnunet == pytest.approx(9 * coco, abs=9) and one_fold < all_folds / 2
+
+
+@pytest.mark.parametrize("box, expected", [
+    ((63.69, 15.44, 0.309, 13.7), [64, 16, 64, 29]),  # ends at the edge, of a third of a pixel
+    ((0.2, 0.4, 10.2, 20.3), [1, 1, 10, 21]),
+    ((3, 4, 10, 20), [4, 5, 13, 24]),
+])  # fmt: skip
+def test_boxes_of_fractions_in_pascal_voc(box, expected, folder):
+    row = next(iter(rows_of(folder)["train"].values())) | {"width": 64, "height": 54}
+    row["objects"] = row["objects"] | {"bbox": [box]}
+    text = dict(FORMATS["pascal-voc"].files("train", row))[f"Annotations/{row['image_id']}.xml"].decode()
+    assert [int(re.search(rf"<{side}>(\d+)<", text)[1]) for side in ("xmin", "ymin", "xmax", "ymax")] == expected
 
 
 def test_the_small_edition(tmp_path):

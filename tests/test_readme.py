@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("readme")]  # each step 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 # In the order in which they can be run.
 SECTIONS = ["Build", "Look at every image", "The small edition", "Publish", "Export", "Publish an update"]
-ELSEWHERE = ["On a cluster"]  # see tests/test_cluster.py
+ELSEWHERE = ["On a cluster", "Train on the official folds"]  # see tests/test_cluster.py and tests/test_examples.py
 PLACES = ["archives", "dist/hyper-kvasir-256", "dist/hyper-kvasir", "review.html", "kvasir-seg-coco", "folds", "work"]
 COUNTED = ("build", "quality", "verify", "review", "publish")  # against the numbers of the miniature
 FEW = {"polyps": 9, "cecum": 6, "ileum": 3, "z-line": 6, "pylorus": 5}

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.pipeline.files import append, lines, names, remove_all, sizes, sync
-from scripts.pipeline.output import BuildError, check_disk, check_output, lock
+from scripts.pipeline.files import append, below, lines, names, remove, sizes, sync
+from scripts.pipeline.output import LOCK, BuildError, check_disk, check_output, lock
 
 FILE = "export.json"  # in a finished export: what it is of
 
@@ -42,19 +42,37 @@ class Staged:
         append(str(self.place / "journal"), json.dumps(self.done[name]))
 
     def take_up(self, identity: dict) -> None:
-        """Finds what an earlier run did, if that was the same export; what it left half done is not in the journal."""
+        """Finds what an earlier run did, if that was the same export; what it left half done is removed.
+
+        Raises BuildError for a folder in its place that is not of this project.
+        """
         text = json.dumps(identity)
-        written = lines(str(self.place / "journal"))
-        if text not in written:
-            remove_all(str(self.place))
-            self.files.mkdir(parents=True)
-            append(str(self.place / "journal"), text)
+        written = [line for line in lines(str(self.place / "journal")) if line]
+        if written[:1] == [text]:
+            for line in written[1:]:
+                with contextlib.suppress(ValueError, TypeError):  # of a line that a kill spoiled
+                    done = Done(*json.loads(line))
+                    if sizes(str(self.files), done.files) == done.files:
+                        self.done[done.name] = done
+            known = {path for done in self.done.values() for path in done.files}
+            remove(str(self.files), below(str(self.files), hidden=True).keys() - known)
+        else:
+            self.discard()
+
+    def discard(self) -> None:
+        """Removes what an earlier run left. Raises BuildError for a folder that is not of this project."""
+        if not os.path.lexists(self.place):
             return
-        for line in written[written.index(text) + 1 :]:
-            with contextlib.suppress(ValueError, TypeError):  # of a line that a kill spoiled
-                done = Done(*json.loads(line))
-                if sizes(str(self.files), done.files) == done.files:
-                    self.done[done.name] = done
+        written = [line for line in lines(str(self.place / "journal")) if line]
+        if self.place.is_symlink() or not written or '"format"' not in written[0] or '"schema"' not in written[0]:
+            raise BuildError(f"{self.place}: is in the way, and not of this project; move it away, and run again")
+        shutil.rmtree(self.place)
+
+    def begin(self, identity: dict) -> None:
+        """Makes the folder, where it is not there yet."""
+        if not self.files.is_dir():
+            self.files.mkdir(parents=True)
+            append(str(self.place / "journal"), json.dumps(identity))
 
 
 @contextlib.contextmanager
@@ -68,32 +86,35 @@ def staged(to: str, identity: dict, needed: int) -> Iterator[Staged | dict]:
     whole = Path(os.path.realpath(to))
     if os.path.ismount(whole):
         raise BuildError(f"{to}: is a mounted folder, which cannot be replaced as a whole; give a new folder in it")
-    with lock(str(whole)):
+    made = Staged(whole.with_name(f".{whole.name}.exporting"))
+    with lock(str(whole)) as locked:
         found = _read(whole)
         if found and all(found.get(name) == value for name, value in identity.items()):
+            made.discard()  # of a run that was killed when all was done
             yield found
             return
         if found:
             what = f"{found['format']} of {found.get('config')}, from {found.get('of')}"
             raise BuildError(f"{to}: holds another export ({what}); move it away, or choose another folder")
-        if others := sorted(names(str(whole))):
+        if others := sorted(name for name in names(str(whole)) if not name.endswith(LOCK)):
             raise BuildError(f"{to}: holds {others[0]!r}, and is no export; choose a new or empty folder")
-        place = whole.with_name(f".{whole.name}.exporting")
-        made = Staged(place)
+        if Path(locked).parent == whole:
+            raise BuildError(f"{to}: the folder that it is in cannot be written to; choose another place")
         made.take_up(identity)
         check_disk(to, needed - sum(sum(done.files.values()) for done in made.done.values()))
+        made.begin(identity)
         yield made
         text = json.dumps({**identity, "images": made.images}, indent=1)
         (made.files / FILE).write_text(f"{text}\n", encoding="utf-8")
         os.sync()  # thousands of small files: one by one, that takes longer than all the rest
         os.replace(made.files, whole)
         sync(whole.parent)
-        shutil.rmtree(place)
+        shutil.rmtree(made.place)
 
 
 def _read(folder):
     """What a finished export says of itself; None for a folder that is none."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) and found.get("format") else None
+        return found if isinstance(found, dict) and {"format", "images"} <= found.keys() else None
     return None

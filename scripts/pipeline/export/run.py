@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -37,10 +36,11 @@ def export(version: Version, name: str, config: str, to: str, *, split: str | No
     entries = {path: version.manifest["files"][path] for path in chosen.files}
     identity = {
         **{"format": name, "config": config, "splits": chosen.splits, "of": version.name, "schema": SCHEMA},
-        "files": {path: entry["sha256"] for path, entry in entries.items()},
+        "files": {path: version.manifest["files"][path]["sha256"] for path in (*entries, *chosen.others)},
     }
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
-    with staged(to, identity, sum(entry["bytes"] for entry in entries.values())) as made:
+    needed = form.room * sum(chosen.bytes(path, entry["bytes"]) for path, entry in entries.items())
+    with staged(to, identity, int(needed)) as made:
         if isinstance(made, dict):
             return Exported(made["images"], False)
         with (
@@ -54,7 +54,7 @@ def export(version: Version, name: str, config: str, to: str, *, split: str | No
                 for of in made.done[path].notes:
                     numbers[of] += 1
                 bar.update(entries[path]["rows"])
-        notes = {of: [n for done in made.done.values() for n in done.notes.get(of, ())] for of in chosen.splits}
+        notes = {of: [n for path in chosen.files for n in made.done[path].notes.get(of, ())] for of in chosen.splits}
         made.images = {of: len(some) for of, some in notes.items()}
         about = Export(name, config, chosen.part, version.name, digest, folder_name(to), made.images)
         for path, data in (*form.index(about, notes), ("README.md", readme(about))):
@@ -76,9 +76,7 @@ def _export_file(form: Format, folder: Path, rows: Iterable[tuple[str, list[dict
 
 
 def _write(folder, path, data):
-    """Writes a file of an export, and returns its size. Raises ValueError for a name that is not one of ours."""
-    if not re.fullmatch(r"(?:(?!\.)[\w.-]+/)*(?!\.)[\w.-]+", path):  # ids come from files that anybody may have made
-        raise ValueError(f"{path!a}: not a name that an export may have; the dataset is damaged, or of something else")
+    """Writes a file of an export, and returns its size."""
     place = folder / path
     place.parent.mkdir(parents=True, exist_ok=True)
     return place.write_bytes(data)
