@@ -33,7 +33,7 @@ import posixpath
 import re
 import stat
 import sys
-import time
+import threading
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -843,8 +843,7 @@ def _inflated(body, size):
 
 def _file_state(path):
     if _is_address(path):
-        system, inside = _remote(path)
-        info = system.info(inside)
+        info, (system, inside) = _info(path), _remote(path)
         return path, info["size"], info.get("ETag") or info.get("Last-Modified") or system.ukey(inside)
     return path, os.stat(path).st_size, os.stat(path).st_mtime_ns
 
@@ -1043,24 +1042,52 @@ def _read_range(path, start, length):
 
 
 def _read_web_range(path, start, length):
-    """Bytes of a file on a web server, asked for as often as `datasets` does where that may help. Raises OSError."""
+    """Bytes of a file on a web server. Raises OSError."""
+    try:
+        data = _patiently(path, lambda: _ask_range(path, start, length))
+    except ValueError as error:  # of fsspec
+        raise _not_streamed(path, "answers with the whole file") from error
+    if len(data) != length:
+        raise _not_streamed(path, f"gives {len(data):,} of the {length:,} bytes from {start:,} on")
+    return data
+
+
+def _info(path):
+    """What a server tells of an address, {"size", ...}. Raises FileNotFoundError for none, OSError for what failed."""
+    system, inside = _remote(path)
+    if not _is_web(path):
+        return system.info(inside)
+
+    def ask():
+        try:
+            return system.info(inside)
+        except FileNotFoundError as error:  # fsspec says so whatever it was
+            if getattr(error.__cause__, "status", 404) in (404, 410):
+                raise
+            raise error.__cause__ from None
+
+    return _patiently(path, ask)
+
+
+_thread = threading.local()  # "stop": an event, in threads that others wait for
+
+
+def _patiently(path, ask):
+    """What a web server answers, asked as often as `datasets` does where that may help. Raises OSError, ValueError."""
     most = datasets.config.STREAMING_READ_MAX_RETRIES
     for retry in range(1, most + 2):
         try:
-            data = _ask_range(path, start, length)
-            break
+            return ask()
+        except (FileNotFoundError, ValueError):
+            raise
         except Exception as error:
             text = f"{path}: {type(error).__name__}: {error}"
-            if isinstance(error, ValueError):  # of fsspec
-                raise _not_streamed(path, "answers with the whole file") from error
             if retry > most or not _may_pass(error):
                 raise OSError(f"{text}, {retry} times" if retry > 1 else text) from error
             wait = datasets.config.STREAMING_READ_RETRY_INTERVAL
             logger.warning(f"{text}; trying again in {wait} s ({retry} of {most})")
-            time.sleep(wait)
-    if len(data) != length:
-        raise _not_streamed(path, f"gives {len(data):,} of the {length:,} bytes from {start:,} on")
-    return data
+            if getattr(_thread, "stop", threading.Event()).wait(wait):
+                raise OSError(text) from error
 
 
 def _ask_range(path, start, length):
@@ -1114,8 +1141,10 @@ def _is_file(path):
     if not _is_web(path):
         return system.isfile(inside)
     try:  # asks for nothing of the file; a folder's address ends with a slash, which servers see to
-        return not system.info(inside)["url"].endswith("/")
-    except FileNotFoundError:
+        return not _info(path)["url"].endswith("/")
+    except FileNotFoundError as error:
+        if error.__cause__ and not hasattr(error.__cause__, "status"):  # no server answered
+            raise OSError(f"{path}: {type(error.__cause__).__name__}: {error.__cause__}") from error
         return False
 
 
@@ -1863,11 +1892,19 @@ def read_examples(
 
 
 def _mapped(function, items, at_once):
-    """What a function gives of each item, `at_once` of them in threads."""
+    """What a function gives of each item, `at_once` of them in threads, which an error or Ctrl-C ends."""
     if at_once == 1:
         return map(function, items)
-    with ThreadPoolExecutor(at_once) as threads:
-        return list(threads.map(function, items))
+    stop = threading.Event()
+    threads = ThreadPoolExecutor(at_once, initializer=setattr, initargs=(_thread, "stop", stop))
+    jobs = [threads.submit(function, item) for item in items]
+    try:
+        return [job.result() for job in jobs]
+    finally:
+        stop.set()
+        for job in jobs:
+            job.cancel()
+        threads.shutdown(wait=False)
 
 
 def _image_array(image):

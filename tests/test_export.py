@@ -394,8 +394,9 @@ def test_the_tour(folder, tmp_path):
     for to, name in zip(exports, FORMATS):
         found = tour.READERS[name](to, "train")
         assert set(found) == set(rows)
-        for image_id, (image, boxes, masks) in found.items():
-            assert image.size == (rows[image_id]["width"], rows[image_id]["height"])
+        for image_id, (file, boxes, masks) in found.items():
+            with Image.open(file) as image:
+                assert image.size == (rows[image_id]["width"], rows[image_id]["height"])
             assert not masks or np.array_equal(np.any(masks, axis=0), pixels(rows[image_id]["mask"]) > 0)
             assert not boxes or np.array(boxes) == pytest.approx(np.array(corners(rows[image_id])), abs=0.01)
             assert masks or boxes
@@ -403,8 +404,11 @@ def test_the_tour(folder, tmp_path):
     tour.main([*names, "--split", "train", "--images", "2", "--to", str(tmp_path / "tour.png")])
     with Image.open(tmp_path / "tour.png") as page:
         assert page.size == (2 * (tour.SIDE + 6) + 6, len(names) * (tour.SIDE + 24))
-    black = Image.new("RGB", (tour.SIDE, tour.SIDE))
+    black = io.BytesIO(png(tour.SIDE, tour.SIDE, mode="RGB")["bytes"])
     drawn = np.asarray(tour.draw(black, [(10, 20, 30, 60)], [np.eye(tour.SIDE) > 0]))
+    other = export(folder, "imagefolder", tmp_path / "folds", "fold_2")
+    with pytest.raises(SystemExit, match="is of fold_2, which has no masks and boxes to draw"):
+        tour.main([str(other), "--to", str(tmp_path / "x.png")])
     y, x = np.nonzero((drawn == 255).all(axis=2))
     assert (x.min(), y.min(), x.max(), y.max()) == (10, 20, 29, 59)
     assert (drawn[100, 100] > 0).any() and not drawn[100, 99].any()

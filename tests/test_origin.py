@@ -3,7 +3,10 @@
 import copy
 import itertools
 import logging
+import signal
 import struct
+import subprocess
+import sys
 import time
 
 import datasets
@@ -13,6 +16,7 @@ import hyper_kvasir
 from hyper_kvasir import HyperKvasir, OfficialFile, SourceError
 from scripts.bench.origin import FILE, Handler, Origin, VirtualZip
 from scripts.loopback_hub.client import WRITE_TOKEN
+from tests.conftest import ROOT
 
 IMAGES = 700
 SENT = 32 << 20  # more than is on its way to someone who hangs up, and far less than the large archive
@@ -210,6 +214,74 @@ def test_a_server_that_stays_broken_is_named(status, times, archive, stream, imp
         with pytest.raises(SourceError, match=f"{origin.address}: .*{status}"):
             stream(origin.address)
         assert sum(method == "GET" for method, *_ in asked(origin)) == times
+
+
+class Busy(Handler):
+    """Answers its first two requests by 503: a HEAD that fails is followed by a GET."""
+
+    def busy(self, answer):
+        return answer() if len(self.origin.answers) > 1 else self.reply(503, {"Content-Length": 0})
+
+    def do_HEAD(self):
+        self.busy(super().do_HEAD)
+
+    def do_GET(self):
+        self.busy(super().do_GET)
+
+
+class Forbids(Handler):
+    def do_HEAD(self):
+        self.reply(403, {"Content-Length": 0})
+
+    do_GET = do_HEAD
+
+
+def test_a_server_that_is_busy_at_first_is_asked_again(archive, stream, impatient):
+    with Origin(archive, handler=Busy) as origin:
+        assert next(iter(stream(origin.address)))["image"]["bytes"] == archive.image
+
+
+def test_a_source_that_may_not_be_read_is_not_called_missing(archive, impatient):
+    with Origin(archive, handler=Forbids) as origin, pytest.raises(OSError, match=f"{origin.address}: .*403"):
+        HyperKvasir(config_name="unlabeled", data_dir=origin.address)
+    with pytest.raises(OSError, match="127.0.0.1:9/x.zip/?.*: ClientConnectorError"):
+        HyperKvasir(config_name="unlabeled", data_dir="http://127.0.0.1:9/x.zip")
+
+
+INTERRUPTED = """
+import sys, hyper_kvasir
+from hyper_kvasir import HyperKvasir, OfficialFile
+hyper_kvasir.OFFICIAL_FILES["unlabeled"] = OfficialFile("x.zip", (sys.argv[1],))
+rows = HyperKvasir(config_name="unlabeled").as_streaming_dataset(split="train").decode(False)
+for row in rows:
+    print(row["image_id"], flush=True)
+"""
+
+
+class FailsLater(Handler):
+    """Gives one image, and no more."""
+
+    def do_GET(self):
+        if self.origin.given > 2 and self.headers.get("Range"):
+            return self.reply(503, {"Content-Length": 0})
+        self.origin.given += 1
+        return super().do_GET()
+
+
+def test_ctrl_c_does_not_wait_for_what_is_tried_again(archive):
+    with Origin(archive, handler=FailsLater) as origin:
+        origin.given = 0
+        command = [sys.executable, "-c", INTERRUPTED, origin.address]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert process.stdout.readline()
+        while sum(answer.bytes == 0 for answer in list(origin.answers) if answer.method == "GET") < 8:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=4)  # datasets waits for 5 s before it tries again
+        finally:
+            process.kill()
+            process.stdout.close()
 
 
 @pytest.mark.parametrize("place", ["zip", "folder/"])

@@ -21,8 +21,8 @@ SIDE, MARGIN, TITLE = 240, 6, 18  # pixels
 COLORS = ["#55bbff", "#ff7700", "#ffdd00", "#bb55ff", "#bbff77"]  # of polyps
 GREEN = "#00c040"
 
-# Readers: (folder, split) -> {image id: (image, boxes as left, top, right, bottom, masks)}. Masks are bool, height x
-# width: one for each polyp, or one of all.
+# Readers: (folder, split) -> {image id: (image file, boxes as left, top, right, bottom, masks)}. Masks are bool, height
+# x width: one for each polyp, or one of all.
 
 
 def read_coco(folder, split):
@@ -44,7 +44,7 @@ def _coco(images, instances, boxes):
         corners = [(x, y, x + w, y + h) for x, y, w, h in (one["bbox"] for one in boxes.imgToAnns[number])]
         masks = [polyps.annToMask(one) > 0 for one in polyps.imgToAnns[number]]
         path = images / image["file_name"]
-        found[path.stem] = Image.open(path), corners, masks
+        found[path.stem] = path, corners, masks
     return found
 
 
@@ -70,19 +70,20 @@ def _detections(ds):
     for path in ds.image_paths:
         one = ds.annotations[path]
         masks = [] if one.mask is None else list(one.mask)
-        found[Path(path).stem] = Image.open(path), one.xyxy.tolist() if one.mask is None else [], masks
+        found[Path(path).stem] = path, one.xyxy.tolist() if one.mask is None else [], masks
     return found
 
 
 def _numbered(png):
     """A mask for each number in a PNG."""
-    numbers = np.asarray(Image.open(png))
+    with Image.open(png) as image:
+        numbers = np.asarray(image)
     return [numbers == number for number in np.unique(numbers[numbers > 0])]
 
 
 def read_png_masks(folder, split):
     return {
-        path.stem: (Image.open(path), [], _numbered(folder / split / "masks" / f"{path.stem}.png"))
+        path.stem: (path, [], _numbered(folder / split / "masks" / f"{path.stem}.png"))
         for path in (folder / split / "images").iterdir()
     }
 
@@ -90,7 +91,7 @@ def read_png_masks(folder, split):
 def read_nnunet(folder, split):
     (fold,) = json.loads((folder / "splits_final.json").read_text())
     return {
-        i: (Image.open(folder / f"imagesTr/{i}_0000.png"), [], _numbered(folder / f"labelsTr/{i}.png"))
+        i: (folder / f"imagesTr/{i}_0000.png", [], _numbered(folder / f"labelsTr/{i}.png"))
         for i in fold["val" if split == "validation" else split]
     }
 
@@ -98,7 +99,7 @@ def read_nnunet(folder, split):
 def read_monai(folder, split):
     entries = json.loads((folder / "datalist.json").read_text())["training" if split == "train" else split]
     return {
-        Path(entry["image"]).stem: (Image.open(folder / entry["image"]), [], _numbered(folder / entry["label"]))
+        Path(entry["image"]).stem: (folder / entry["image"], [], _numbered(folder / entry["label"]))
         for entry in entries
     }
 
@@ -111,7 +112,7 @@ def read_webdataset(folder, split):
     for sample in ds:
         boxes = [(x, y, x + w, y + h) for x, y, w, h in json.loads(sample["json"])["objects"]["bbox"]]
         masks = _numbered(io.BytesIO(sample["instances.png"]))
-        found[sample["__key__"]] = Image.open(io.BytesIO(sample["jpg"])), boxes, masks
+        found[sample["__key__"]] = io.BytesIO(sample["jpg"]), boxes, masks
     return found
 
 
@@ -121,7 +122,7 @@ def read_imagefolder(folder, split):
         row = json.loads(line)
         boxes = [(x, y, x + w, y + h) for x, y, w, h in row["objects"]["bbox"]]
         masks = _numbered(folder / split / row["instances_file_name"])
-        found[row["image_id"]] = Image.open(folder / split / row["file_name"]), boxes, masks
+        found[row["image_id"]] = folder / split / row["file_name"], boxes, masks
     return found
 
 
@@ -132,14 +133,15 @@ READERS = {
 }
 
 
-def draw(image: Image.Image, boxes: list, masks: list) -> Image.Image:
+def draw(file, boxes: list, masks: list) -> Image.Image:
     """A picture of at most SIDE pixels, masks and boxes drawn over it."""
-    pixels = np.asarray(image.convert("RGB")).astype(float)
+    with Image.open(file) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(float)
     for number, mask in enumerate(masks):
         color = COLORS[number % len(COLORS)] if len(masks) > 1 else GREEN
         pixels[mask] = 0.55 * pixels[mask] + 0.45 * np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
-    scale = SIDE / max(image.size)
-    size = [max(1, round(side * scale)) for side in image.size]
+    scale = SIDE / max(pixels.shape)
+    size = [max(1, round(side * scale)) for side in pixels.shape[1::-1]]
     picture = Image.fromarray(pixels.astype(np.uint8)).resize(size)
     pen = ImageDraw.Draw(picture)
     for box in boxes:
@@ -153,8 +155,10 @@ def sheet(exports: list[str], split: str, images: int) -> Image.Image:
     """A row for each export: of the images with most polyps, and the first by id."""
     read = {}
     for folder in map(Path, exports):
-        name = json.loads((folder / "export.json").read_text())["format"]
-        read[name] = READERS[name](folder, split)
+        about = json.loads((folder / "export.json").read_text())
+        if about["config"] not in ("segmented", "kvasir_seg", "kvasir_seg_clean"):
+            raise SystemExit(f"{folder}: is of {about['config']}, which has no masks and boxes to draw")
+        read[f"{about['format']}, {folder}"] = READERS[about["format"]](folder, split)
     shared = sorted(set.intersection(*(set(found) for found in read.values())))
     first = next(iter(read.values()))
     chosen = sorted(shared, key=lambda image_id: -max(map(len, first[image_id][1:])))[:images]
