@@ -1078,9 +1078,9 @@ def _patiently(path, ask):
     for retry in range(1, most + 2):
         try:
             return ask()
-        except (FileNotFoundError, ValueError):
-            raise
         except Exception as error:
+            if isinstance(error, (FileNotFoundError, ValueError)) and not _is_of_client(error):
+                raise
             text = f"{path}: {type(error).__name__}: {error}"
             if retry > most or not _may_pass(error):
                 raise OSError(f"{text}, {retry} times" if retry > 1 else text) from error
@@ -1101,8 +1101,13 @@ def _ask_range(path, start, length):
 def _may_pass(error):
     """Whether what went wrong with a web server may go well another time."""
     status = getattr(error, "status", None)
-    lost = isinstance(error, (sys.modules["aiohttp"].ClientError, asyncio.TimeoutError, ConnectionError))
-    return lost and (not status or status in (408, 429) or status >= 500)
+    lost = _is_of_client(error) or isinstance(error, (asyncio.TimeoutError, ConnectionError))
+    return lost and not isinstance(error, ValueError) and (not status or status in (408, 429) or status >= 500)
+
+
+def _is_of_client(error):
+    """Whether an error is of aiohttp, which fsspec has loaded when it asks a web server: others need not have it."""
+    return isinstance(error, sys.modules["aiohttp"].ClientError)
 
 
 def _not_streamed(path, what):

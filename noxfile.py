@@ -77,13 +77,16 @@ def table(session):
 @nox.session(python=PYTHONS[1:])
 def scripts(session):
     """The demo (build, verify, publish), the pass over its images, and the help of every command."""
-    for layer in ("", "scripts/", "scripts/loopback_hub/"):
+    for layer in ("", "scripts/", "scripts/loopback_hub/", "scripts/export-"):
         session.install("-r", f"{layer}requirements.txt")
     demo = f"{session.create_tmp()}/demo"
     session.run("python", "-m", "scripts.walkthrough", "--to", demo)
     folder, expect = f"{demo}/hyper-kvasir", ("--expect", f"{demo}/source/expected.json")
     session.run("python", "-m", "scripts.quality", "--source", f"{demo}/source", "--out", folder, *expect)
     session.run("python", "-m", "scripts.verify", folder, *expect)
+    session.run(
+        "python", "-m", "scripts.export", folder, "coco", "--config", "kvasir_seg_clean", "--to", f"{demo}/coco"
+    )
     commands = [path.stem for path in Path("scripts").glob("[!_]*.py")]
     for command in [*commands, "bench", "loopback_hub"]:
         session.run("python", "-m", f"scripts.{command}", "--help", silent=True)
@@ -101,7 +104,7 @@ def readers(session):
 @nox.session(venv_backend="virtualenv", default=False)
 def exports(session):
     """tests/test_export.py, with nnU-Net, MONAI, FiftyOne and Ultralytics as readers: 8 GB."""
-    session.install("-r", "tests/exports-requirements.txt")
+    session.install("-r", "tests/programs-requirements.txt")
     command = [sys.executable, "-m", "pytest", "-n", "0", "tests/test_export.py", "-k", "own_program"]
     session.run(*command, env={"EXPORT_READERS": f"{session.bin}/python"}, external=True)
 

@@ -22,10 +22,11 @@ from PIL import Image
 from hyper_kvasir import FINDINGS, instance_map
 from scripts.export import main
 from scripts.loopback_hub.client import READ_TOKEN
+from scripts.pipeline import output
 from scripts.pipeline.export import formats, run
 from scripts.pipeline.export.choose import GROUPED
 from scripts.pipeline.export.formats import FORMATS
-from tests.conftest import build, config_flags, sha256_of, tree
+from tests.conftest import ROOT, build, config_flags, sha256_of, tree
 from tests.processes import Process
 
 pytestmark = pytest.mark.xdist_group("export")  # the miniature is built once
@@ -102,7 +103,8 @@ def test_coco_by_pycocotools(folder, tmp_path, monkeypatch):
         masks, boxes = (COCO(to / f"annotations/{kind}_{split}.json") for kind in ("instances", "boxes"))
         assert [masks.cats, boxes.cats] == [{1: {"id": 1, "name": "polyp", "supercategory": "polyp"}}] * 2
         assert {image["file_name"] for image in masks.imgs.values()} == {f"{i}.jpg" for i in rows}
-        assert masks.imgs == boxes.imgs
+        assert masks.imgs == boxes.imgs and masks.dataset["licenses"][0]["name"] == "CC BY 4.0"
+        assert not any(one["iscrowd"] for one in masks.anns.values())
         for number, image in masks.imgs.items():
             row = rows[image["file_name"].removesuffix(".jpg")]
             assert (to / split / image["file_name"]).read_bytes() == row["image"]["bytes"]
@@ -165,6 +167,7 @@ def test_pascal_voc_counts_pixels_from_one(folder, tmp_path):
         found = [[int(box.find(side).text) for side in ("xmin", "ymin", "xmax", "ymax")] for box in root.iter("bndbox")]
         assert found == [[x + 1, y + 1, right, bottom] for x, y, right, bottom in corners(row)]
         assert root.findtext("filename") == f"{row['image_id']}.jpg"
+        assert (root.findtext("size/depth"), root.findtext("segmented")) == ("3", "1")
         assert [int(root.findtext(f"size/{side}")) for side in ("width", "height")] == [row["width"], row["height"]]
 
 
@@ -186,6 +189,7 @@ def test_nnunet(folder, tmp_path):
     rows = sets["train"] | sets["validation"]
     about = json.loads((to / "dataset.json").read_text())
     assert about["labels"] == {"background": 0, "polyp": 1} and about["numTraining"] == len(rows)
+    assert (about["overwrite_image_reader_writer"], about["file_ending"]) == ("NaturalImage2DIO", ".png")
     assert sorted(os.listdir(to / "imagesTr")) == sorted(f"{i}_0000.png" for i in rows)
     assert sorted(os.listdir(to / "labelsTr")) == sorted(f"{i}.png" for i in rows)
     for image_id, row in rows.items():
@@ -208,6 +212,7 @@ def test_monai_lists(folder, tmp_path):
     """Masks as labels, and findings by fold."""
     to = export(folder, "monai", tmp_path / "masks")
     lists = json.loads((to / "datalist.json").read_text())
+    assert lists["labels"] == {"0": "background", "1": "polyp"} and lists["numTraining"] == len(lists["training"])
     for split, key in (("train", "training"), ("validation", "validation")):
         rows = rows_of(folder, "kvasir_seg")[split]
         assert {Path(entry["image"]).stem for entry in lists[key]} == set(rows)
@@ -222,6 +227,7 @@ def test_monai_lists(folder, tmp_path):
     }
     assert {(Path(e["image"]).stem, e["label"], e["fold"]) for e in lists["training"]} == expected
     assert lists["labels"] == {str(i): name for i, name in enumerate(FINDINGS)}
+    assert lists["numTraining"] == len(expected) and "told apart by `fold`" in (to / "README.md").read_text()
     assert "is_segmentation=False" in block(to)
 
 
@@ -389,9 +395,10 @@ def test_the_tour(folder, tmp_path):
     """Every format gives the same polyps and boxes, and they are drawn where they are."""
     from scripts.examples import tour
 
-    exports = [export(folder, name, tmp_path / f"Dataset501_{name.replace('-', '_')}") for name in FORMATS]
+    drawn = [name for name, form in FORMATS.items() if "segmented" in form.parts]
+    exports = [export(folder, name, tmp_path / f"Dataset501_{name.replace('-', '_')}") for name in drawn]
     rows = rows_of(folder, "kvasir_seg")["train"]
-    for to, name in zip(exports, FORMATS):
+    for to, name in zip(exports, drawn):
         found = tour.READERS[name](to, "train")
         assert set(found) == set(rows)
         for image_id, (file, boxes, masks) in found.items():
@@ -472,11 +479,12 @@ def cut_off(monkeypatch, after):
     return written
 
 
-@pytest.mark.parametrize("name", ["coco", "webdataset"])
+@pytest.mark.parametrize("name", FORMATS)
 def test_what_was_cut_off_goes_on(name, folder, tmp_path, monkeypatch, capsys):
-    whole = tree(export(folder, name, tmp_path / "whole", "fold_2" if name == "webdataset" else "kvasir_seg"))
-    arguments = [str(folder), name, "--config", "fold_2" if name == "webdataset" else "kvasir_seg"]
-    to, done = tmp_path / "to", 0
+    config = "fold_2" if name == "webdataset" else "kvasir_seg"
+    whole = tree(export(folder, name, tmp_path / "whole/Dataset501_x", config))
+    arguments = [str(folder), name, "--config", config]
+    to, done = tmp_path / "Dataset501_x", 0
     for after in (0, 1, 5, 6):
         with monkeypatch.context() as patch:
             written = cut_off(patch, after)
@@ -487,7 +495,7 @@ def test_what_was_cut_off_goes_on(name, folder, tmp_path, monkeypatch, capsys):
         written = cut_off(patch, -1)
         assert main([*arguments, "--to", str(to)]) == 0
     assert tree(to) == whole and len(written) < len(whole) - 1, "files of earlier runs are kept"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["to", "whole"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Dataset501_x", "whole"]
 
 
 def test_what_a_power_failure_spoiled_is_written_again(folder, tmp_path, monkeypatch):
@@ -511,6 +519,20 @@ def test_an_unfinished_export_of_something_else_begins_anew(folder, tmp_path, mo
     assert tree(tmp_path / "to") == tree(export(folder, "yolo", tmp_path / "other"))
 
 
+def test_what_is_written_again_keeps_its_place(folder, tmp_path, monkeypatch):
+    """The lines of an index are in the order of the dataset's files."""
+    whole = tree(export(folder, "imagefolder", tmp_path / "whole", "segmented"))
+    arguments = [str(folder), "imagefolder", "--config", "segmented", "--to", str(tmp_path / "to")]
+    with monkeypatch.context() as patch:
+        cut_off(patch, 8 * 3)  # all images, and no index
+        assert main(arguments) == 1
+    place = tmp_path / ".to.exporting"
+    first = json.loads((place / "journal").read_text().splitlines()[2])
+    (place / "files" / next(iter(first[1]))).write_bytes(b"")
+    assert main(arguments) == 0
+    assert tree(tmp_path / "to")["train/metadata.jsonl"] == whole["train/metadata.jsonl"]
+
+
 def test_nothing_to_do(folder, tmp_path, capsys):
     to = export(folder, "coco", tmp_path / "coco")
     before = {path: path.stat().st_mtime_ns for path in to.rglob("*")}
@@ -520,9 +542,62 @@ def test_nothing_to_do(folder, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in to.rglob("*")} == before
 
 
-def test_into_an_empty_folder(folder, tmp_path):
+def test_into_an_empty_folder_or_a_link_to_one(folder, tmp_path):
     (tmp_path / "to").mkdir()
-    assert (export(folder, "coco", tmp_path / "to") / "export.json").exists()
+    (tmp_path / "link").symlink_to(tmp_path / "to")
+    export(folder, "coco", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "to/export.json").exists()
+    export(folder, "coco", tmp_path / "to")
+
+
+@pytest.mark.parametrize("what", ["config", "split", "version", "files", "schema"])
+def test_an_export_that_differs_in_one_thing_is_another(what, folder, tmp_path, monkeypatch, capsys):
+    to = export(folder, "coco", tmp_path / "coco", "kvasir_seg_clean")
+    before, arguments, version = tree(to), ["coco", "--config", "kvasir_seg_clean"], folder
+    if what == "config":
+        arguments[-1] = "kvasir_seg"
+    elif what == "split":
+        arguments += ["--split", "train"]
+    elif what == "version":
+        version = shutil.copytree(folder, tmp_path / "other")
+    elif what == "files":
+        version = changed(folder, tmp_path / "x" / folder.name, SEGMENTED, list.reverse)
+    else:
+        monkeypatch.setattr(run, "SCHEMA", run.SCHEMA + 1)
+    refused("holds another export (coco of kvasir_seg_clean", version, *arguments, to=to, capsys=capsys)
+    assert tree(to) == before
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "webdataset"])
+def test_datasets_takes_no_other_export_from_its_cache(name, folder, tmp_path):
+    """Of the same place and the same names of files."""
+
+    def widths(folder):
+        to = export(folder, name, tmp_path / "to", "segmented")
+        rows = load_dataset(str(to), split="train")
+        found = [(row["json"] if name == "webdataset" else row)["width"] for row in rows]
+        shutil.rmtree(to)
+        return found
+
+    def fewer(rows):
+        del rows[1:]
+
+    other = changed(folder, tmp_path / "x" / folder.name, SEGMENTED, fewer)
+    assert len(widths(folder)) == 8 > len(widths(other))
+
+
+def test_one_at_a_time(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(output, "LOCK_SECONDS", 0)
+    to, arguments = tmp_path / "to", ["coco", "--config", "kvasir_seg"]
+    with output.lock(str(to)):
+        refused("another command is writing to it", folder, *arguments, to=to, capsys=capsys)
+
+
+def test_a_mounted_folder_cannot_be_replaced(folder, tmp_path, monkeypatch, capsys):
+    to = tmp_path / "to"
+    to.mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda place: os.fspath(place) == str(to))
+    refused("is a mounted folder", folder, "coco", "--config", "kvasir_seg", to=to, capsys=capsys)
 
 
 # ---------------------------------------------------------------------------------------------------------- refused
@@ -567,8 +642,11 @@ def test_refusals(folder, tmp_path, capsys):
     refused("has no config 'metadata', which kvasir_seg_clean takes", few, *arguments, to=to, capsys=capsys)
     arguments = ["coco", "--config", "kvasir_seg", "--split", "test"]
     refused("no split 'test'; there are train, validation", folder, *arguments, to=to, capsys=capsys)
-    arguments = ["nnunet", "--config", "kvasir_seg"]
-    refused("expected e.g. Dataset501_KvasirSEG", folder, *arguments, to=to, capsys=capsys)
+    for name in ("to", "Dataset1_x", "Dataset٥٠١_x"):
+        arguments = ["nnunet", "--config", "kvasir_seg"]
+        refused("expected e.g. Dataset501_KvasirSEG", folder, *arguments, to=tmp_path / name, capsys=capsys)
+    words = "monai is not for unlabeled, which has neither masks nor labels; give labeled, segmented"
+    refused(words, folder, "monai", "--config", "unlabeled", to=to, capsys=capsys)
     (tmp_path / "empty").mkdir()
     refused("no manifest.json here", tmp_path / "empty", "coco", "--config", "kvasir_seg", to=to, capsys=capsys)
     refused("no such folder", tmp_path / "none", "coco", "--config", "kvasir_seg", to=to, capsys=capsys)
@@ -761,3 +839,11 @@ def test_help_names_formats_configs_and_what_to_install(capsys):
         main(["--help"])
     said = capsys.readouterr().out
     assert all(name in said for name in (*FORMATS, *GROUPED, "scripts/export-requirements.txt"))
+    table = (ROOT / "README.md").read_text().split("## Export\n")[1].split("\n## ")[0]
+    assert all(f"`{name}`" in table for name in FORMATS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_says_how_it_is_read(name, folder, tmp_path):
+    text = (export(folder, name, tmp_path / "Dataset501_x") / "README.md").read_text()
+    assert re.search(r"^```(python|bash)\n", text, re.MULTILINE) and "CC BY 4.0" in text

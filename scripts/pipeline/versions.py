@@ -4,6 +4,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import HfApi
@@ -24,6 +25,7 @@ class Version(NamedTuple):
     name: str
     manifest: dict
     opened: Callable[[str], object]  # path -> what pq.ParquetFile takes
+    read: Callable[[str], bytes]  # path -> a file, whole
     rows: Callable[[str, Iterable[str]], dict[str, dict]]  # (path, image ids) -> {image id: row}
     digest: Callable[[str], str | None]  # path -> sha256 of a file, None where it is missing; raises OSError
 
@@ -48,13 +50,16 @@ def folder_version(folder: str, name: str | None = None) -> Version:
     def opened(path):
         return os.path.join(folder, path)
 
+    def read(path):
+        return Path(opened(path)).read_bytes()
+
     def rows(path, image_ids):
         return find_rows([opened(path)], image_ids)
 
     def digest(path):
         return file_sha256(opened(path)) if os.path.lexists(opened(path)) else None
 
-    return Version(name or os.path.basename(folder), built_manifest(folder), opened, rows, digest)
+    return Version(name or os.path.basename(folder), built_manifest(folder), opened, read, rows, digest)
 
 
 def published_version(repository: Repository, revision: str) -> Version:
@@ -64,8 +69,11 @@ def published_version(repository: Repository, revision: str) -> Version:
     if FILE not in files:
         raise PublishError(f"{where}: holds no {FILE}, so this project did not publish it")
 
+    def read(path):
+        return repository.read_large(path, commit)
+
     def opened(path):
-        return io.BytesIO(repository.read_large(path, commit))
+        return io.BytesIO(read(path))
 
     def rows(path, image_ids):
         return patiently(f"reading rows of {path}", lambda: find_rows([repository.open(path, commit)], image_ids))
@@ -75,4 +83,4 @@ def published_version(repository: Repository, revision: str) -> Version:
     def digest(path):
         return manifest["files"][path]["sha256"] if path in files else None
 
-    return Version(where, manifest, opened, rows, digest)
+    return Version(where, manifest, opened, read, rows, digest)

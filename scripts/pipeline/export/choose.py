@@ -4,7 +4,6 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
@@ -41,7 +40,7 @@ class Chosen(NamedTuple):
 
     def rows(self, version: Version, path: str) -> Iterator[tuple[str, list[dict]]]:
         """(split, its rows) of a file. Raises ValueError for a file of other content than it should have."""
-        split, rows = self.files[path], read_rows(version, path, self.part)
+        split, rows = self.files[path], _read_rows(version, path, self.part)
         if isinstance(split, str):
             yield split, rows
             return
@@ -71,7 +70,7 @@ def _view(version, config):
     files = {path: split for split, of in configs[config].items() for path in matching(of["files"], there)}
     if not files or any(part_of_path(path) != part for path in files):
         raise ValueError(
-            f"{version.name}: its manifest gives {config} no files, or those of another part; build it again"
+            f"{version.name}: its manifest gives {config} no files, or those of another part; it is damaged"
         )
     return Chosen(part, list(configs[config]), files)
 
@@ -85,11 +84,11 @@ def _grouped(version, column):
             raise ValueError(f"{version.name}: has no config {of!r}, which {column} takes its rows from{advice}")
     split_of = {}
     for path in files[METADATA]:
-        file = io.BytesIO(read(version, path))
+        file = io.BytesIO(_read(version, path))
         if column not in pq.read_schema(file).names:
             raise ValueError(f"{path} of {version.name}: has no {column}; run python -m scripts.quality again")
-        for row in pq.read_table(file, columns=["image_id", "parts", column]).to_pylist():
-            if part in row["parts"] and row[column] is not None:
+        for row in pq.read_table(file, columns=["image_id", column]).to_pylist():
+            if row[column] is not None:
                 split_of[row["image_id"]] = f"fold_{row[column]}" if isinstance(row[column], int) else row[column]
     splits = sorted(set(split_of.values()))  # by luck, "train" comes before "validation"
     if not splits or not all(re.fullmatch(r"fold_\d+|train|validation", split) for split in splits):
@@ -99,12 +98,12 @@ def _grouped(version, column):
     return Chosen(part, splits, dict.fromkeys(files[part], split_of), tuple(files[METADATA]))
 
 
-def read_rows(version: Version, path: str, part: str) -> list[dict]:
+def _read_rows(version: Version, path: str, part: str) -> list[dict]:
     """The rows of a data file of a part, images as {"bytes", "path"}. Raises ValueError for what cannot be exported.
 
     Anybody may have made the file: ids become names of files, and masks are taken to be of the size of their image.
     """
-    table, problems = pq.read_table(io.BytesIO(read(version, path)), partitioning=None), []
+    table, problems = pq.read_table(io.BytesIO(_read(version, path)), partitioning=None), []
     check_schema(path, table.schema, part, problems, "max_side" in version.manifest)
     rows, seen = [] if problems else table.to_pylist(), set()
     for row in rows:
@@ -140,11 +139,10 @@ def _wrong(row, seen):
     return None
 
 
-def read(version: Version, path: str) -> bytes:
+def _read(version: Version, path: str) -> bytes:
     """A data file, whole. Raises ValueError where it is not the one that the manifest names."""
-    file = version.opened(path)
-    data = file.getvalue() if isinstance(file, io.BytesIO) else Path(file).read_bytes()
+    data = version.read(path)
     found, known = hashlib.sha256(data).hexdigest(), version.manifest["files"][path]["sha256"]
     if found != known:
-        raise ValueError(f"{path} of {version.name}: sha256 {found}, expected {known}; build it again")
+        raise ValueError(f"{path} of {version.name}: sha256 {found}, expected {known}; it is damaged")
     return data

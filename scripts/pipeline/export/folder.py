@@ -35,6 +35,7 @@ class Staged:
         self.place, self.files = place, place / "files"
         self.done: dict[str, Done] = {}
         self.images: dict[str, int] = {}  # of the whole, by split, as soon as they are known
+        self.finished = False  # by an earlier run
 
     def add(self, name: str, files: dict[str, int], notes: dict[str, list]) -> None:
         """Notes that the files of something are written."""
@@ -76,9 +77,10 @@ class Staged:
 
 
 @contextlib.contextmanager
-def staged(to: str, identity: dict, needed: int) -> Iterator[Staged | dict]:
-    """Gives an export to be made, which becomes the folder `to` after the code inside; what it says if it is there.
+def staged(to: str, identity: dict, needed: int) -> Iterator[Staged]:
+    """Gives an export to be made, which becomes the folder `to` after the code inside, unless it is `finished`.
 
+    That is what its export.json says; whether all files are still there is not looked at.
     `identity` says what it is of, `needed` is about how many bytes it takes. Raises BuildError for a folder of
     something else.
     """
@@ -91,11 +93,14 @@ def staged(to: str, identity: dict, needed: int) -> Iterator[Staged | dict]:
         found = _read(whole)
         if found and all(found.get(name) == value for name, value in identity.items()):
             made.discard()  # of a run that was killed when all was done
-            yield found
+            made.images, made.finished = found["images"], True
+            yield made
             return
         if found:
             what = f"{found['format']} of {found.get('config')}, from {found.get('of')}"
-            raise BuildError(f"{to}: holds another export ({what}); move it away, or choose another folder")
+            other = ", ".join(name for name, value in identity.items() if found.get(name) != value)
+            text = f"holds another export ({what}; other {other})"
+            raise BuildError(f"{to}: {text}; move it away, or choose another folder")
         if others := sorted(name for name in names(str(whole)) if not name.endswith(LOCK)):
             raise BuildError(f"{to}: holds {others[0]!r}, and is no export; choose a new or empty folder")
         if Path(locked).parent == whole:

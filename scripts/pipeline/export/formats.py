@@ -20,6 +20,7 @@ import yaml
 from datasets import ClassLabel
 from PIL import Image
 
+from hyper_kvasir import PARTS
 from scripts.pipeline.configs import features_of
 from scripts.pipeline.export.choose import CONFIGS, PICTURES
 
@@ -58,17 +59,19 @@ class Format(NamedTuple):
     note: Callable[[dict], Any] = lambda row: row["image_id"]
     pack: Callable[[str, int, list[dict]], Files] | None = None
     room: float = 1  # bytes that it takes for one of the dataset
+    folder: str = ".*"  # what the name of its folder must match
 
 
 def check(name: str, config: str, to: str) -> None:
     """Raises ValueError for a config that a format has no place for, or a folder whose name it would not know."""
-    part, parts = CONFIGS[config], FORMATS[name].parts
-    if part not in parts:
-        some = ", ".join(other for other, of in CONFIGS.items() if of in parts)
+    part, form = CONFIGS[config], FORMATS[name]
+    if part not in form.parts:
+        some = ", ".join(other for other, of in CONFIGS.items() if of in form.parts)
         others = ", ".join(other for other, form in FORMATS.items() if part in form.parts)
-        raise ValueError(f"{name} is not for {config}, which has no masks and boxes; give {some}; or {others} for it")
-    if name == "nnunet" and not re.fullmatch(r"Dataset[0-9]{3}_\w+", folder_name(to)):
-        raise ValueError(f"{to}: nnU-Net knows a dataset by the name of its folder; expected e.g. Dataset501_KvasirSEG")
+        lacks = "no masks and boxes" if form.parts == MASKS else "neither masks nor labels"
+        raise ValueError(f"{name} is not for {config}, which has {lacks}; give {some}; or {others} for it")
+    if not re.fullmatch(form.folder, folder_name(to)):
+        raise ValueError(f"{to}: {name} knows a dataset by the name of its folder; expected e.g. Dataset501_KvasirSEG")
 
 
 def folder_name(to: str) -> str:
@@ -288,7 +291,7 @@ def _nnunet_files(split, row):
 
 
 def _nnunet_index(about, notes):
-    """Cross-validation over folds, one fold of training and validation; of a single split nnU-Net makes its own."""
+    """One fold, of training and validation; of a single split, nnU-Net makes folds of its own."""
     dataset = {
         "channel_names": {"0": "R", "1": "G", "2": "B"},
         "labels": {"background": 0, **{name: i for i, name in enumerate(CLASSES, 1)}},
@@ -301,13 +304,8 @@ def _nnunet_index(about, notes):
     }
     yield "dataset.json", _json(dataset)
     sets = {split: sorted(ids) for split, ids in notes.items()}
-    if len(sets) > 1:
-        held_out = ["validation"] if "validation" in sets else list(sets)
-        folds = [
-            {"train": sorted(i for split in sets if split != out for i in sets[split]), "val": sets[out]}
-            for out in held_out
-        ]
-        yield "splits_final.json", _json(folds)
+    if len(sets) > 1:  # those of Kvasir-SEG
+        yield "splits_final.json", _json([{"train": sets["train"], "val": sets["validation"]}])
 
 
 def _monai_files(split, row):
@@ -345,13 +343,15 @@ def _monai_index(about, notes):
 # --------------------------------------------------------------------------------------- imagefolder, WebDataset
 
 
+_PNGS = {"mask": "masks", "instances": "instances"}  # column: folder
+
+
 def _imagefolder_files(split, row):
     name = row["image_id"]
     finding = f"{plain(row)['label']}/" if "tract" in row else ""
     yield f"{split}/{finding}{name}.jpg", jpeg(row)
-    if "mask" in row:
-        yield f"{split}/masks/{name}.png", row["mask"]["bytes"]
-        yield f"{split}/instances/{name}.png", row["instances"]["bytes"]
+    for column, folder in _PNGS.items() if "mask" in row else ():
+        yield f"{split}/{folder}/{name}.png", row[column]["bytes"]
 
 
 def _imagefolder_note(row):
@@ -369,9 +369,6 @@ def _imagefolder_index(about, notes):
             for row in some
         )
         yield f"{split}/metadata.jsonl", _lines(map(json.dumps, files))
-
-
-_PNGS = {"mask": "masks", "instances": "instances"}
 
 
 def _webdataset_pack(split, number, rows):
@@ -392,17 +389,17 @@ def _webdataset_pack(split, number, rows):
 
 # ------------------------------------------------------------------------------------------------------ the formats
 
-ALL = ("labeled", "segmented", "unlabeled")
 FORMATS = {
     "coco": Format(MASKS, _coco_files, _coco_index, _coco_note),
     "yolo": Format(MASKS, _yolo_files, _yolo_index),
     "yolo-seg": Format(MASKS, _yolo_seg_files, _yolo_index),
     "pascal-voc": Format(MASKS, _voc_files, _voc_index),
     "png-masks": Format(MASKS, _png_files),
-    "nnunet": Format(MASKS, _nnunet_files, _nnunet_index, room=9),  # as measured: 43 MB of JPEG become 387 of PNG
+    # 43 MB of JPEG become 387 of PNG.
+    "nnunet": Format(MASKS, _nnunet_files, _nnunet_index, room=9, folder=r"Dataset[0-9]{3}_\w+"),
     "monai": Format(("labeled", "segmented"), _monai_files, _monai_index, _monai_note),
-    "webdataset": Format(ALL, None, pack=_webdataset_pack),
-    "imagefolder": Format(ALL, _imagefolder_files, _imagefolder_index, _imagefolder_note),
+    "webdataset": Format(PARTS, None, pack=_webdataset_pack),
+    "imagefolder": Format(PARTS, _imagefolder_files, _imagefolder_index, _imagefolder_note),
     "fiftyone": Format(MASKS, _fiftyone_files, _fiftyone_index, _coco_note),
 }
 _GLOBS = {"imagefolder": "{}/**", "webdataset": "{}-*.tar"}  # of a split, where `datasets` has a reader
@@ -416,12 +413,10 @@ def readme(about: Export) -> bytes:
     template = environment.from_string(Path(__file__).with_name("readme.md.j2").read_text(encoding="utf-8"))
     kinds = {"masks": about.part in MASKS, "labeled": about.part == "labeled"}
     folds = all(split.startswith("fold_") for split in about.images)
-    number = int(about.name[7:10]) if about.format == "nnunet" else None
     text = template.render(
         **about._asdict(),
         **kinds,
         folds=folds,
-        number=number,
         globs=_GLOBS.get(about.format),
         license=LICENSE["url"],
         source=DOI,

@@ -41,8 +41,8 @@ def export(version: Version, name: str, config: str, to: str, *, split: str | No
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
     needed = form.room * sum(chosen.bytes(path, entry["bytes"]) for path, entry in entries.items())
     with staged(to, identity, int(needed)) as made:
-        if isinstance(made, dict):
-            return Exported(made["images"], False)
+        if made.finished:
+            return Exported(made.images, False)
         with (
             Progress(sum(e["rows"] for e in entries.values()), f"exporting to {name}", unit=" images") as bar,
             ThreadPoolExecutor() as threads,
