@@ -84,9 +84,8 @@ def scripts(session):
     folder, expect = f"{demo}/hyper-kvasir", ("--expect", f"{demo}/source/expected.json")
     session.run("python", "-m", "scripts.quality", "--source", f"{demo}/source", "--out", folder, *expect)
     session.run("python", "-m", "scripts.verify", folder, *expect)
-    session.run(
-        "python", "-m", "scripts.export", folder, "coco", "--config", "kvasir_seg_clean", "--to", f"{demo}/coco"
-    )
+    export = ("scripts.export", folder, "coco", "--config", "kvasir_seg_clean", "--to", f"{demo}/coco")
+    session.run("python", "-m", *export)
     commands = [path.stem for path in Path("scripts").glob("[!_]*.py")]
     for command in [*commands, "bench", "loopback_hub"]:
         session.run("python", "-m", f"scripts.{command}", "--help", silent=True)

@@ -37,20 +37,7 @@ OBJECT_FACTS = (
 
 def pytest_collection_modifyitems(items):
     """Long groups first, so that no worker is left with one at the end."""
-    first = [
-        "full",
-        "torch",
-        "versions",
-        "readme",
-        "readers",
-        "blocks",
-        "quality",
-        "real",
-        "card",
-        "cluster",
-        "review",
-        "small",
-    ]
+    first = ["full", "torch", "versions", "readme", "readers", "quality", "real", "card", "cluster", "review", "small"]
 
     def rank(item):
         group = item.get_closest_marker("xdist_group")
