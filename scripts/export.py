@@ -16,14 +16,16 @@ formats:
   nnunet       images and masks for nnU-Net version 2; give it a folder that is named as Dataset501_KvasirSEG is
   monai        a datalist of images with masks, or with numbers of findings
   webdataset   tars
-  imagefolder  a folder of images, for datasets and torchvision
+  imagefolder  folders of images for datasets; of labeled images also for ImageFolder of torchvision
   fiftyone     as coco, in the layout that FiftyOne imports
 
-configs: imagefolder and webdataset take all but metadata, monai all but metadata and unlabeled; the others need masks:
-segmented, or kvasir_seg with Kvasir-SEG's split. Of a dataset with metadata there are splits without leaks, too:
-kvasir_seg_clean, and for labeled images fold_2_grouped and fold_5_grouped.
+configs: imagefolder and webdataset take all but metadata: labeled, tract, category, fold_2, fold_5, segmented,
+kvasir_seg and unlabeled; monai all of these but unlabeled. The others need masks: segmented, or kvasir_seg with
+Kvasir-SEG's split. Of a dataset with metadata there are splits without leaks, too: kvasir_seg_clean, and of labeled
+images fold_2_grouped and fold_5_grouped.
 
-The folder gets its name when all is in it. After a kill, the same command goes on where it was.
+The folder gets its name when all is in it. After a kill, the same command goes on where it was. An export that is
+finished is not looked through again.
 scripts/export-requirements.txt has what this needs beyond the other requirements.
 """
 

@@ -32,6 +32,7 @@ def ran(torch_for_cpus, built, leaking, tmp_path_factory):
     programs = {
         "classify": (CLASSIFY, [built, out / "classify.csv"]),
         "segment": (SEGMENT, [leaking[0], out / "segment.csv"]),
+        "options": (OPTIONS, [built]),
         "pretrain": (PRETRAIN, [built, *PRETRAIN_OPTIONS, "--save", out / "encoder.pt"]),
     }
     code = "import sys\n"
@@ -229,6 +230,34 @@ def test_images_keep_their_masks_and_squares_are_learned(ran):
     assert told["ALIGNED"] == "True" and told["TURNED"] == "True True"
     assert float(told["LEARNED"]) > 0.8
     assert np.allclose(json.loads(told["SCORES"]), [[8 / 20, 16 / 28], [0, 0], [1, 1]])
+
+
+# ------------------------------------------------------------------------------------------------------------- options
+
+OPTIONS = """
+import contextlib, io, json, sys
+from scripts.examples import common
+
+said, asked = [], []
+for arguments in (["--side", "30"], ["--batch", "1"], ["--side", "16"]):
+    file = io.StringIO()
+    with contextlib.redirect_stderr(file), contextlib.suppress(SystemExit):
+        common.parser_of("scripts.examples.x", "").parse_args(["data", *arguments])
+    said.append(file.getvalue())
+load, common.load_dataset = common.load_dataset, lambda *data, **how: asked.append([data, how])
+common.loaded("ns/x@v1.0.0", "fold_2")
+common.loaded(sys.argv[1], "fold_2", split="train")
+common.load_dataset = load
+print(json.dumps([said, asked]))
+"""
+
+
+def test_options_are_checked_and_a_revision_can_be_named(ran, built):
+    (side, batch, none), asked = json.loads(ran[0]["options"])
+    assert "python -m scripts.examples.x: error: argument --side: 30 is no multiple of 16" in side
+    assert "--batch: 1 is no multiple of 2" in batch and not none
+    assert asked[0] == [["ns/x", "fold_2"], {"revision": "v1.0.0"}]
+    assert asked[1] == [[str(built), "fold_2"], {"revision": None, "split": "train"}]
 
 
 # ------------------------------------------------------------------------------------------------------------ pretrain

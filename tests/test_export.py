@@ -74,7 +74,7 @@ def run_block(to, monkeypatch):
     names = {}
     with monkeypatch.context() as patch:
         patch.chdir(to)
-        exec(block(to).replace(f'load_dataset("{to.name}")', f'load_dataset("{to}")'), names)
+        exec(block(to).replace(f"path/to/{to.name}", str(to)), names)
     return names
 
 
@@ -124,7 +124,7 @@ def test_yolo_by_supervision(name, folder, tmp_path, monkeypatch):
     import yaml
 
     to = export(folder, name, tmp_path / name)
-    assert len(run_block(to, monkeypatch)["polyps"])
+    assert len(run_block(to, monkeypatch)["found"])
     data = yaml.safe_load((to / "data.yaml").read_text())
     assert data == {"train": "images/train", "val": "images/validation", "nc": 1, "names": ["polyp"]}
     for split, rows in rows_of(folder, "kvasir_seg").items():
@@ -236,9 +236,13 @@ def test_webdataset_by_its_reader_and_by_datasets(config, folder, tmp_path, monk
     import webdataset
 
     to = export(folder, "webdataset", tmp_path / "tars", config)
-    sample = run_block(to, monkeypatch)["sample"]
-    expected = rows_of(folder, config)
-    assert sample["jpg"].size == (sample["json"]["width"], sample["json"]["height"])
+    read, expected = run_block(to, monkeypatch), rows_of(folder, config)
+    if config == "segmented":
+        row = expected["train"][read["sample"]["__key__"]]
+        assert np.array_equal(read["mask"], pixels(row["mask"]))
+        assert np.array_equal(read["instances"], pixels(row["instances"])) and read["image"].shape[2] == 3
+    else:
+        assert read["sample"]["jpg"].size == (read["sample"]["json"]["width"], read["sample"]["json"]["height"])
     loaded = load_dataset(str(to))
     assert {split: len(rows) for split, rows in loaded.items()} == {
         split: len(rows) for split, rows in expected.items()
@@ -416,6 +420,10 @@ def test_the_tour(folder, tmp_path):
     other = export(folder, "imagefolder", tmp_path / "folds", "fold_2")
     with pytest.raises(SystemExit, match="is of fold_2, which has no masks and boxes to draw"):
         tour.main([str(other), "--to", str(tmp_path / "x.png")])
+    with pytest.raises(SystemExit, match="no split 'test'; there are train, validation"):
+        tour.main([names[0], "--split", "test", "--to", str(tmp_path / "x.png")])
+    with pytest.raises(SystemExit, match="is no export; make one with python -m scripts.export"):
+        tour.main([str(folder), "--to", str(tmp_path / "x.png")])
     y, x = np.nonzero((drawn == 255).all(axis=2))
     assert (x.min(), y.min(), x.max(), y.max()) == (10, 20, 29, 59)
     assert (drawn[100, 100] > 0).any() and not drawn[100, 99].any()
@@ -651,6 +659,13 @@ def test_refusals(folder, tmp_path, capsys):
     refused("no manifest.json here", tmp_path / "empty", "coco", "--config", "kvasir_seg", to=to, capsys=capsys)
     refused("no such folder", tmp_path / "none", "coco", "--config", "kvasir_seg", to=to, capsys=capsys)
     assert not to.exists()
+
+
+def test_what_is_not_installed_is_named_before_any_work(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("scripts.pipeline.export.formats.importlib.util.find_spec", lambda name: None)
+    words = "coco needs pycocotools: pip install -r scripts/export-requirements.txt"
+    refused(words, folder, "coco", "--config", "kvasir_seg", to=tmp_path / "to", capsys=capsys)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_something_else_stays_as_it_is(folder, tmp_path, capsys):

@@ -17,7 +17,16 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 # In the order in which they can be run.
 SECTIONS = ["Build", "Look at every image", "The small edition", "Publish", "Export", "Publish an update"]
 ELSEWHERE = ["On a cluster", "Train on the official folds"]  # see tests/test_cluster.py and tests/test_examples.py
-PLACES = ["archives", "dist/hyper-kvasir-256", "dist/hyper-kvasir", "review.html", "kvasir-seg-coco", "folds", "work"]
+PLACES = [
+    "archives",
+    "dist/hyper-kvasir-256",
+    "dist/hyper-kvasir",
+    "review.html",
+    "kvasir-seg-coco",
+    "folds",
+    "tour.png",
+    "work",
+]
 COUNTED = ("build", "quality", "verify", "review", "publish")  # against the numbers of the miniature
 FEW = {"polyps": 9, "cecum": 6, "ileum": 3, "z-line": 6, "pylorus": 5}
 

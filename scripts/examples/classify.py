@@ -12,14 +12,13 @@ nothing about the dataset or how hard the task is.
 import time
 
 import torch
-from datasets import Dataset, Image, load_dataset
+from datasets import Dataset, Image
 from sklearn.metrics import f1_score, matthews_corrcoef
 from torch import nn
 
-from scripts.examples.common import FEATURES, encoder, floats, parser_of, pixels
+from scripts.examples.common import FEATURES, encoder, floats, loaded, parser_of, pixels, times
 
 TURNS = (("fold_0", "fold_1"), ("fold_1", "fold_0"))  # what is trained on, and what is scored
-GENERATED = "On generated images, these figures say nothing about the dataset."
 
 
 def load(rows: Dataset, side: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,12 +63,12 @@ def scores(labels, predicted) -> tuple[float, float]:
 
 
 def main(arguments=None):
-    parser = parser_of(__doc__)
-    parser.add_argument("--epochs", type=int, default=10, help="of each training (default: %(default)s)")
+    parser = parser_of("scripts.examples.classify", __doc__)
+    parser.add_argument("--epochs", type=times(1), default=10, help="of each training (default: %(default)s)")
     parser.add_argument("--save", metavar="CSV", help="a line for each image: its fold, label, and what was predicted")
     args = parser.parse_args(arguments)
 
-    folds = load_dataset(args.data, "fold_2")
+    folds = loaded(args.data, "fold_2")
     names = folds["fold_0"].features["label"].names
     data = {fold: load(rows, args.side) for fold, rows in folds.items()}
     lines, found = [], []
@@ -85,7 +84,6 @@ def main(arguments=None):
     print(f"\n{'trained on':12}{'scored on':12}{'macro-F1':>9}{'MCC':>9}")
     for turn, (macro_f1, mcc) in zip((*TURNS, ("mean", "")), (*found, torch.tensor(found).mean(0))):
         print(f"{turn[0]:12}{turn[1]:12}{macro_f1:9.3f}{mcc:9.3f}")
-    print(f"\n{GENERATED}")
     if args.save:
         Dataset.from_list(lines).to_csv(args.save)
 

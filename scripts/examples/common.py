@@ -2,21 +2,41 @@
 
 import argparse
 import io
+import os
 
 import torch
+from datasets import load_dataset
 from PIL import Image
 from torch import nn
 
 FEATURES = 128  # that the encoder gives for an image
 
 
-def parser_of(text: str) -> argparse.ArgumentParser:
-    """A parser with what all examples take; its help is `text`, the docstring of one."""
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", metavar="DATA", help="a built folder, or the dataset's id on the Hub")
-    parser.add_argument("--side", type=int, default=64, help="pixels, a multiple of 16 (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=64, help="images in a batch (default: %(default)s)")
+def parser_of(name: str, text: str) -> argparse.ArgumentParser:
+    """A parser with what all examples take, for the program `name`; its help is `text`, the docstring of that."""
+    how = {"prog": f"python -m {name}", "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(description=text, **how)
+    parser.add_argument("data", metavar="DATA", help="a built folder, or NS/NAME[@REVISION] on the Hub")
+    parser.add_argument("--side", type=times(16), default=64, help="pixels, a multiple of 16 (default: %(default)s)")
+    parser.add_argument("--batch", type=times(2), default=64, help="images in a batch, even (default: %(default)s)")
     return parser
+
+
+def times(unit: int):
+    """The type of an option that is a multiple of a number, at least that number."""
+
+    def number(text):
+        if int(text) < unit or int(text) % unit:
+            raise argparse.ArgumentTypeError(f"{text} is no multiple of {unit}" if unit > 1 else "must be at least 1")
+        return int(text)
+
+    return number
+
+
+def loaded(data: str, config: str, **how):
+    """A config of the dataset, as load_dataset gives it, of the revision that is named."""
+    name, _, revision = (data, "", "") if os.path.isdir(data) else data.partition("@")
+    return load_dataset(name, config, revision=revision or None, **how)
 
 
 def pixels(image: dict, side: int, mode: str = "RGB") -> torch.Tensor:

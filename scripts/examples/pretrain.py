@@ -1,4 +1,4 @@
-"""Trains an encoder on streamed unlabeled images, by SimSiam: two views of an image shall be alike in its eyes.
+"""Trains an encoder on streamed unlabeled images, by SimSiam: two views of an image are to get like features.
 
     python -m scripts.examples.pretrain dist/hyper-kvasir --steps 500 --save encoder.pt
     python -m scripts.examples.pretrain ns/hyper-kvasir --probe       # nothing is downloaded first
@@ -17,15 +17,15 @@ import sys
 import time
 
 import torch
-from datasets import Image, IterableDataset, load_dataset
+from datasets import Image, IterableDataset
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional as F
 
-from scripts.examples.classify import GENERATED, TURNS, load, scores
-from scripts.examples.common import FEATURES, encoder, floats, parser_of, pixels
+from scripts.examples.classify import TURNS, load, scores
+from scripts.examples.common import FEATURES, encoder, floats, loaded, parser_of, pixels, times
 
 BUFFER = 600  # images that are shuffled, as the card says
 EVERY = 50  # steps between lines
@@ -99,19 +99,21 @@ def probe(model: nn.Module, folds: dict) -> list[float]:
 
 
 def main(arguments=None):
-    parser = parser_of(__doc__)
-    parser.add_argument("--steps", type=int, default=500, help="batches to train on (default: %(default)s)")
+    parser = parser_of("scripts.examples.pretrain", __doc__)
+    parser.add_argument("--steps", type=times(1), default=500, help="batches to train on (default: %(default)s)")
     parser.add_argument("--save", metavar="PT", help="where the encoder's weights go")
     parser.add_argument("--probe", action="store_true", help="score the features, too; needs the labeled images")
     args = parser.parse_args(arguments)
+    if args.save and not os.path.isdir(os.path.dirname(os.path.abspath(args.save))):
+        parser.error(f"--save {args.save}: there is no such folder")
 
     torch.manual_seed(0)
     model, probed = encoder(), {}
-    folds = load_dataset(args.data, "fold_2") if args.probe else {}
+    folds = loaded(args.data, "fold_2") if args.probe else {}
     folds = {fold: load(rows, args.side) for fold, rows in folds.items()}
     if args.probe:
         probed["random weights"] = probe(model, folds)
-    stream = load_dataset(args.data, "unlabeled", split="train", streaming=True)
+    stream = loaded(args.data, "unlabeled", split="train", streaming=True)
     train(model, images_of(stream, args.side), args)
     if args.save:
         torch.save(model.state_dict(), args.save)
@@ -120,7 +122,6 @@ def main(arguments=None):
         print(f"\n{'linear probe, mean of both folds':36}{'macro-F1':>9}{'MCC':>9}")
         for name, (macro_f1, mcc) in probed.items():
             print(f"{name:36}{macro_f1:9.3f}{mcc:9.3f}")
-        print(f"\n{GENERATED}")
 
 
 if __name__ == "__main__":

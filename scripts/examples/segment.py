@@ -15,11 +15,11 @@ learns less by heart than a large one. Its scores are no baseline.
 import time
 
 import torch
-from datasets import Dataset, Image, load_dataset
+from datasets import Dataset, Image
 from torch import nn
 from torch.nn import functional as F
 
-from scripts.examples.common import floats, parser_of, pixels
+from scripts.examples.common import floats, loaded, parser_of, pixels, times
 
 WIDTH = 8  # channels of the first level; each level has twice as many as the one above
 
@@ -132,17 +132,15 @@ def of(values: torch.Tensor) -> str:
 
 
 def main(arguments=None):
-    parser = parser_of(__doc__)
+    parser = parser_of("scripts.examples.segment", __doc__)
     parser.set_defaults(batch=32)
-    parser.add_argument("--epochs", type=int, default=30, help="of each training (default: %(default)s)")
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0], help="each for a training on both sets (default: 0)"
-    )
+    parser.add_argument("--epochs", type=times(1), default=30, help="of each training (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a pair of trainings for each (default: 0)")
     parser.add_argument("--save", metavar="CSV", help="a line for each training and validation image, with its scores")
     args = parser.parse_args(arguments)
 
-    sets = load_dataset(args.data, "kvasir_seg")
-    keep, kept, leaking = leaks(sets, load_dataset(args.data, "metadata", split="train"))
+    sets = loaded(args.data, "kvasir_seg")
+    keep, kept, leaking = leaks(sets, loaded(args.data, "metadata", split="train"))
     images, masks = load(sets["train"], args.side)
     validation = load(sets["validation"], args.side)
     found, lines = {"official": [], "clean": []}, []

@@ -4,8 +4,8 @@
     python -m scripts.export ns/hyper-kvasir yolo --config kvasir_seg --to yolo
     python -m scripts.examples.tour coco yolo --to tour.png
 
-Boxes are white, each polyp has a color, and a mask of all polyps is green. Images, too, are read from the export. The
-code of each reader is in this file, to be copied. scripts/export-requirements.txt has what this needs.
+Boxes are white; each of several polyps has a color; one polyp, or a mask of all, is green. Images, too, are read from
+the export. The code of each reader is in this file, to be copied. scripts/export-requirements.txt has what this needs.
 """
 
 import argparse
@@ -155,9 +155,13 @@ def sheet(exports: list[str], split: str, images: int) -> Image.Image:
     """A row for each export: of the images with most polyps, and the first by id."""
     read = {}
     for folder in map(Path, exports):
+        if not (folder / "export.json").is_file():
+            raise SystemExit(f"{folder}: is no export; make one with python -m scripts.export")
         about = json.loads((folder / "export.json").read_text())
         if about["config"] not in ("segmented", "kvasir_seg", "kvasir_seg_clean"):
             raise SystemExit(f"{folder}: is of {about['config']}, which has no masks and boxes to draw")
+        if split not in about["images"]:
+            raise SystemExit(f"{folder}: has no split {split!r}; there are {', '.join(about['images'])}")
         read[f"{about['format']}, {folder}"] = READERS[about["format"]](folder, split)
     shared = sorted(set.intersection(*(set(found) for found in read.values())))
     first = next(iter(read.values()))
@@ -173,7 +177,11 @@ def sheet(exports: list[str], split: str, images: int) -> Image.Image:
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.examples.tour",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("exports", nargs="+", metavar="DIR", help="exports with masks or boxes")
     parser.add_argument("--split", default="validation", metavar="NAME", help="default: %(default)s")
     parser.add_argument("--images", type=int, default=6, metavar="N", help="default: %(default)s")

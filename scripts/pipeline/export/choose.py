@@ -81,7 +81,8 @@ def _grouped(version, column):
     for of, paths in files.items():
         if not paths:
             advice = "; run python -m scripts.quality" if of == METADATA else ""
-            raise ValueError(f"{version.name}: has no config {of!r}, which {column} takes its rows from{advice}")
+            text = f"has no config {of!r}, which {column} takes its rows from{advice}"
+            raise ValueError(f"{version.name}: {text}; there are {', '.join(version.manifest['configs'])}")
     split_of = {}
     for path in files[METADATA]:
         file = io.BytesIO(_read(version, path))

@@ -5,6 +5,7 @@ Masks and boxes do not always agree in the source: a box is that of the source, 
 the box around it. Formats that have room for one kind say which they take.
 """
 
+import importlib.util
 import io
 import json
 import os
@@ -60,16 +61,21 @@ class Format(NamedTuple):
     pack: Callable[[str, int, list[dict]], Files] | None = None
     room: float = 1  # bytes that it takes for one of the dataset
     folder: str = ".*"  # what the name of its folder must match
+    needs: str | None = None  # a package of scripts/export-requirements.txt
 
 
 def check(name: str, config: str, to: str) -> None:
-    """Raises ValueError for a config that a format has no place for, or a folder whose name it would not know."""
+    """Raises ValueError for a config that a format has no place for, a folder of a name that it does not know, or a
+    package that is not installed.
+    """
     part, form = CONFIGS[config], FORMATS[name]
     if part not in form.parts:
         some = ", ".join(other for other, of in CONFIGS.items() if of in form.parts)
         others = ", ".join(other for other, form in FORMATS.items() if part in form.parts)
         lacks = "no masks and boxes" if form.parts == MASKS else "neither masks nor labels"
         raise ValueError(f"{name} is not for {config}, which has {lacks}; give {some}; or {others} for it")
+    if form.needs and not importlib.util.find_spec(form.needs):
+        raise ValueError(f"{name} needs {form.needs}: pip install -r scripts/export-requirements.txt")
     if not re.fullmatch(form.folder, folder_name(to)):
         raise ValueError(f"{to}: {name} knows a dataset by the name of its folder; expected e.g. Dataset501_KvasirSEG")
 
@@ -390,17 +396,17 @@ def _webdataset_pack(split, number, rows):
 # ------------------------------------------------------------------------------------------------------ the formats
 
 FORMATS = {
-    "coco": Format(MASKS, _coco_files, _coco_index, _coco_note),
-    "yolo": Format(MASKS, _yolo_files, _yolo_index),
-    "yolo-seg": Format(MASKS, _yolo_seg_files, _yolo_index),
-    "pascal-voc": Format(MASKS, _voc_files, _voc_index),
+    "coco": Format(MASKS, _coco_files, _coco_index, _coco_note, needs="pycocotools"),
+    "yolo": Format(MASKS, _yolo_files, _yolo_index, needs="supervision"),
+    "yolo-seg": Format(MASKS, _yolo_seg_files, _yolo_index, needs="supervision"),
+    "pascal-voc": Format(MASKS, _voc_files, _voc_index, needs="supervision"),
     "png-masks": Format(MASKS, _png_files),
     # 43 MB of JPEG become 387 of PNG.
     "nnunet": Format(MASKS, _nnunet_files, _nnunet_index, room=9, folder=r"Dataset[0-9]{3}_\w+"),
     "monai": Format(("labeled", "segmented"), _monai_files, _monai_index, _monai_note),
-    "webdataset": Format(PARTS, None, pack=_webdataset_pack),
+    "webdataset": Format(PARTS, None, pack=_webdataset_pack, needs="webdataset"),
     "imagefolder": Format(PARTS, _imagefolder_files, _imagefolder_index, _imagefolder_note),
-    "fiftyone": Format(MASKS, _fiftyone_files, _fiftyone_index, _coco_note),
+    "fiftyone": Format(MASKS, _fiftyone_files, _fiftyone_index, _coco_note, needs="pycocotools"),
 }
 _GLOBS = {"imagefolder": "{}/**", "webdataset": "{}-*.tar"}  # of a split, where `datasets` has a reader
 
