@@ -1303,7 +1303,7 @@ def version_with(files):
 
     manifest = {"files": dict.fromkeys(data), "configs": {}}
     hashed = {path: hashlib.sha256(some).hexdigest() for path, some in data.items()}
-    return compare.Version("it", manifest, lambda path: io.BytesIO(data[path]), rows, hashed.get), asked
+    return compare.Version("it", manifest, lambda path: io.BytesIO(data[path]), data.get, rows, hashed.get), asked
 
 
 def labeled_row(image_id, color="black", **values):
