@@ -2,7 +2,7 @@
 
     nox -s versions     # reading, on each Python with each datasets; ends with a table
     nox -s scripts      # the demo and every command, on each Python
-    nox -s readers      # the card's blocks, with torchvision, transformers and albumentations
+    nox -s readers      # the card's blocks, with torchvision, transformers, albumentations and Spark
     nox -s exports      # exports, read by the programs that they are for
     nox -s docs         # the API of hyper_kvasir.py as pages, into dist/api
 
@@ -94,10 +94,11 @@ def scripts(session):
 # With pip, which finds smaller builds of torch where it is told of them: uv downloads 3 GB.
 @nox.session(venv_backend="virtualenv", default=False)
 def readers(session):
-    """The card's blocks with all that they import: 7 GB."""
+    """The card's blocks with all that they import, Spark's too: 7 GB."""
     for layer in ("", "scripts/", "tests/", "tests/readers-"):
         session.install("-r", f"{layer}requirements.txt")
-    session.run("python", "-m", "pytest", "-n", "0", "-rs", "tests/test_blocks.py")
+    blocks = ["tests/test_blocks.py", "tests/test_readers.py"]
+    session.run("python", "-m", "pytest", "-n", "0", "-rs", *blocks, env={"ALL_READERS": "1"})
 
 
 @nox.session(venv_backend="virtualenv", default=False)

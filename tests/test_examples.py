@@ -263,7 +263,7 @@ def test_options_are_checked_and_a_revision_can_be_named(ran, built):
 # ------------------------------------------------------------------------------------------------------------ pretrain
 
 
-PRETRAIN_OPTIONS = ["--steps", "100", "--side", "16", "--batch", "8", "--probe"]
+PRETRAIN_OPTIONS = ["--steps", "60", "--side", "16", "--batch", "8", "--probe"]
 PRETRAIN = """
 import datasets, os, runpy, sys, torch
 from scripts.examples.common import encoder

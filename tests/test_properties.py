@@ -56,7 +56,11 @@ MEMBERS = st.dictionaries(
 )
 
 
-@given(MEMBERS, st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]), st.binary(max_size=20))
+# zipfile takes the last PK\5\6 for the end of a zip, also in a comment.
+COMMENTS = st.binary(max_size=20).filter(lambda comment: b"PK\5\6" not in comment)
+
+
+@given(MEMBERS, st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]), COMMENTS)
 @settings(max_examples=150, deadline=None)
 def test_members_are_read_as_zipfile_reads_them(tmp_path_factory, files, method, comment):
     path = tmp_path_factory.mktemp("zip") / "hyper-kvasir-unlabeled-images.zip"
