@@ -9,14 +9,12 @@ It was tried on generated images with the true ids, labels and folds. Figures on
 nothing about the dataset or how hard the task is.
 """
 
-import time
-
 import torch
 from datasets import Dataset, Image
 from sklearn.metrics import f1_score, matthews_corrcoef
 from torch import nn
 
-from scripts.examples.common import FEATURES, encoder, floats, loaded, parser_of, pixels, times
+from scripts.examples.common import FEATURES, encoder, fit, floats, loaded, parser_of, pixels, times
 
 TURNS = (("fold_0", "fold_1"), ("fold_1", "fold_0"))  # what is trained on, and what is scored
 
@@ -30,24 +28,18 @@ def load(rows: Dataset, side: int) -> tuple[torch.Tensor, torch.Tensor]:
 def train(images: torch.Tensor, labels: torch.Tensor, classes: int, args) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(encoder(), nn.Linear(FEATURES, classes))
-    steps = -(-len(images) // args.batch) * args.epochs
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    steps = -(-len(images) // args.batch)
     chances = 1 / torch.bincount(labels)[labels]  # of an image to be drawn: each class is as frequent as any other
-    for epoch in range(args.epochs):
-        started, losses = time.monotonic(), []
-        for batch in torch.multinomial(chances, len(images), replacement=True).split(args.batch):
-            some = images[batch]
-            some = torch.where(torch.rand(len(some), 1, 1, 1) < 0.5, some.flip(3), some)  # half of them mirrored
-            loss = nn.functional.cross_entropy(model(floats(some)), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        seconds = time.monotonic() - started
-        print(f"  epoch {epoch + 1:2}: loss {sum(losses) / len(losses):.3f}, {seconds:.1f} s", flush=True)
-    return model.eval()
+
+    def batches():
+        return torch.multinomial(chances, len(images), replacement=True).split(args.batch)
+
+    def loss_of(batch):
+        some = images[batch]
+        some = torch.where(torch.rand(len(some), 1, 1, 1) < 0.5, some.flip(3), some)  # half of them mirrored
+        return nn.functional.cross_entropy(model(floats(some)), labels[batch])
+
+    return fit(model, 3e-3, args.epochs, steps, batches=batches, loss_of=loss_of)
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
-"""What the examples share: their options, pixels out of image files, and a small encoder. Copy it along."""
+"""What the examples share: options, pixels out of image files, training, and a small encoder. Copy it along."""
 
 import argparse
 import io
 import os
+import time
 
 import torch
 from datasets import load_dataset
@@ -50,6 +51,26 @@ def pixels(image: dict, side: int, mode: str = "RGB") -> torch.Tensor:
 def floats(batch: torch.Tensor) -> torch.Tensor:
     """Bytes as floats around 0, in the order that convolutions on a CPU are quick with."""
     return batch.float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+
+
+def fit(model: nn.Module, rate: float, epochs: int, steps: int, *, batches, loss_of) -> nn.Module:
+    """Trains a model for some epochs, a line for each. `batches()` gives the `steps` batches of one, `loss_of(batch)` a
+    loss.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps * epochs)
+    for epoch in range(epochs):
+        started, losses = time.monotonic(), []
+        for batch in batches():
+            loss = loss_of(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        seconds = time.monotonic() - started
+        print(f"  epoch {epoch + 1:2}: loss {sum(losses) / len(losses):.3f}, {seconds:.1f} s", flush=True)
+    return model.eval()
 
 
 def encoder() -> nn.Sequential:

@@ -12,14 +12,12 @@ The network is small, some 120,000 weights from scratch at 64 pixels, to be trai
 learns less by heart than a large one. Its scores are no baseline.
 """
 
-import time
-
 import torch
 from datasets import Dataset, Image
 from torch import nn
 from torch.nn import functional as F
 
-from scripts.examples.common import floats, loaded, parser_of, pixels, times
+from scripts.examples.common import fit, floats, loaded, parser_of, pixels, times
 
 WIDTH = 8  # channels of the first level; each level has twice as many as the one above
 
@@ -71,24 +69,18 @@ def train(images: torch.Tensor, masks: torch.Tensor, args, seed: int) -> UNet:
     model = UNet().to(memory_format=torch.channels_last)
     # Whole batches only: a last one of two images would spoil what is normalized by, and of 866 there is one.
     steps = max(len(images) // args.batch, 1)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps * args.epochs)
-    for epoch in range(args.epochs):
-        started, losses = time.monotonic(), []
-        for batch in torch.randperm(len(images)).split(args.batch)[:steps]:
-            some, truth = turned(images[batch], masks[batch])
-            logits, truth = model(floats(some)), truth.float()
-            shares, axes = logits.sigmoid(), (1, 2, 3)
-            dice = 2 * (shares * truth).sum(axes) / (shares.sum(axes) + truth.sum(axes) + 1)
-            loss = F.binary_cross_entropy_with_logits(logits, truth) + 1 - dice.mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        seconds = time.monotonic() - started
-        print(f"  epoch {epoch + 1:2}: loss {sum(losses) / len(losses):.3f}, {seconds:.1f} s", flush=True)
-    return model.eval()
+
+    def batches():
+        return torch.randperm(len(images)).split(args.batch)[:steps]
+
+    def loss_of(batch):
+        some, truth = turned(images[batch], masks[batch])
+        logits, truth = model(floats(some)), truth.float()
+        shares, axes = logits.sigmoid(), (1, 2, 3)
+        dice = 2 * (shares * truth).sum(axes) / (shares.sum(axes) + truth.sum(axes) + 1)
+        return F.binary_cross_entropy_with_logits(logits, truth) + 1 - dice.mean()
+
+    return fit(model, 1e-2, args.epochs, steps, batches=batches, loss_of=loss_of)
 
 
 @torch.no_grad()

@@ -47,9 +47,8 @@ class Staged:
 
         Raises BuildError for a folder in its place that is not of this project.
         """
-        text = json.dumps(identity)
-        written = [line for line in lines(str(self.place / "journal")) if line]
-        if written[:1] == [text]:
+        written = self._journal()
+        if written[:1] == [json.dumps(identity)]:
             for line in written[1:]:
                 with contextlib.suppress(ValueError, TypeError):  # of a line that a kill spoiled
                     done = Done(*json.loads(line))
@@ -64,10 +63,13 @@ class Staged:
         """Removes what an earlier run left. Raises BuildError for a folder that is not of this project."""
         if not os.path.lexists(self.place):
             return
-        written = [line for line in lines(str(self.place / "journal")) if line]
+        written = self._journal()
         if self.place.is_symlink() or not written or '"format"' not in written[0] or '"schema"' not in written[0]:
             raise BuildError(f"{self.place}: is in the way, and not of this project; move it away, and run again")
         shutil.rmtree(self.place)
+
+    def _journal(self):
+        return [line for line in lines(str(self.place / "journal")) if line]
 
     def begin(self, identity: dict) -> None:
         """Makes the folder, where it is not there yet."""
